@@ -1,0 +1,56 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# Without .pyc files every start of a child process recompiles its imports.
+unexport PYTHONDONTWRITEBYTECODE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check unit chaos bench lock format clean
+
+help:  ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+setup: $(READY)  ## the virtual environment .venv
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name one with: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r constraints.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q sdk fnplatform runtime
+	touch $(READY)
+
+demo: $(READY)  ## a tour: 4 cars, a real job, one car driven away in the middle
+	$(BIN)/fleet demo
+
+check: $(READY)  ## format, lint, types, import rule
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(READY)  ## the tests that need no broker
+	$(BIN)/pytest tests/unit tests/simulation -q
+
+test: check  ## everything CI runs
+	$(BIN)/pytest -q
+
+chaos: $(READY)  ## the long chaos run: 2,000 calls while cars leave, die and freeze and the platform is killed
+	$(BIN)/python -m tests.chaos --calls 2000
+
+bench: $(READY)  ## the benchmark table, as JSON too
+	$(BIN)/fleet bench
+
+format: $(READY)  ## format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock:  ## make constraints.txt anew
+	.ci/lock
+
+clean:  ## remove .venv and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

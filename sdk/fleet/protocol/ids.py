@@ -1,0 +1,52 @@
+"""Ids and tokens: calls (UUIDv7), digests, names that fit a subject. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+
+from fleet.protocol.errors import InvalidOption
+from fleet.protocol.limits import TOKEN_CHARS_MAX
+
+TOKEN = re.compile(r"[A-Za-z0-9_-]{1,%d}\Z" % TOKEN_CHARS_MAX)
+
+
+def new_call_id(unix_ms: int | None = None) -> str:
+    """A UUIDv7 (RFC 9562) as 32 hex digits: sorts by time, unique without coordination."""
+    ms = time.time_ns() // 1_000_000 if unix_ms is None else unix_ms
+    value = (ms & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return f"{value:032x}"
+
+
+def call_id_unix_s(call: str) -> float:
+    """When a UUIDv7 call id was made, in seconds since 1970."""
+    return int(call[:12], 16) / 1000
+
+
+def digest(data: bytes | bytearray | memoryview) -> str:
+    """sha256 as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def is_token(text: str) -> bool:
+    """Whether ``text`` may stand in a subject as one token."""
+    return TOKEN.match(text) is not None
+
+
+def check_token(text: str, what: str) -> str:
+    """``text``, or InvalidOption that names ``what`` and the allowed form."""
+    if not is_token(text):
+        raise InvalidOption(f"{what} {text!r} is not allowed: 1 to {TOKEN_CHARS_MAX} of the characters A-Z a-z 0-9 _ -")
+    return text
+
+
+def token_of(display: str) -> str:
+    """A token for any display name: itself if it fits, else a readable stem and a digest (``lambda-3f9a01c2``)."""
+    if is_token(display):
+        return display
+    stem = re.sub(r"[^A-Za-z0-9_]+", "-", display).strip("-")[:40] or "fn"
+    return f"{stem}-{digest(display.encode())[:8]}"

@@ -1,0 +1,98 @@
+"""Every limit of the platform, in one place, with the relations between them asserted at import.
+
+Units are in the names: ``*_s`` seconds, ``*_bytes`` bytes. Standard library only: the wasm guest imports this too.
+"""
+
+PROTOCOL = 1
+"""Version of the wire protocol. A principal with N or N-1 is served, others are told what to upgrade."""
+PROTOCOL_MIN = 1
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- names -----------------------------------------------------------------------------------------------------------
+TOKEN_CHARS_MAX = 64
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
+MESSAGE_BYTES_MAX = 8 * MIB
+"""The broker's ``max_payload``: no single message is larger."""
+INLINE_ARGS_BYTES_MAX = 64 * KIB
+"""Arguments up to this size lie in the queue itself; larger ones are blobs that the queue names by digest."""
+INLINE_RESULT_BYTES_MAX = 4 * MIB
+"""Results up to this size lie in the outcome record; larger ones are blobs."""
+SUBMIT_INLINE_BYTES_MAX = 4 * MIB
+"""Arguments up to this size travel inside the submit request; larger ones are put as blobs first."""
+BLOB_PART_BYTES = 2 * MIB
+PAYLOAD_BYTES_MAX = 256 * MIB
+BUNDLE_BYTES_MAX = 64 * MIB
+MANIFEST_BYTES_MAX = 64 * KIB
+CHECKPOINT_BYTES_MAX = 4 * MIB
+LOG_LINE_BYTES_MAX = 16 * KIB
+LOG_BYTES_PER_CALL_MAX = 1 * MIB
+ERROR_TEXT_CHARS_MAX = 64 * KIB
+CODEC_DEPTH_MAX = 64
+CODEC_VALUES_MAX = 16_000_000
+"""Values (elements of containers, all together) in one result; long lists of numbers count as one."""
+
+# --- counts ----------------------------------------------------------------------------------------------------------
+SUBMIT_CALLS_MAX = 512
+"""Calls in one submit request."""
+CHUNK_ITEMS_MAX = 4096
+"""Items of a map in one invocation."""
+GRANT_LEASES_MAX = 64
+LEASES_PER_CAR_MAX = 1024
+OUTCOMES_PER_REPORT_MAX = 64
+CAR_LOSSES_MAX = 5
+"""Cars in a row that may vanish under one call before its outcome is CarLost."""
+QUEUE_CALLS_MAX = 1_000_000
+TENANT_QUEUE_SHARE = 0.5
+"""One tenant holds at most this share of the queue."""
+QUEUE_BYTES_MAX = 4 * 1024 * MIB
+OUTCOMES_BYTES_MAX = 8 * 1024 * MIB
+BLOBS_BYTES_MAX = 16 * 1024 * MIB
+LOGS_BYTES_MAX = 512 * MIB
+LIST_ROWS_MAX = 1000
+
+# --- times -----------------------------------------------------------------------------------------------------------
+BEAT_S = 2.0
+LEASE_S = 6.0
+"""A lease lapses when no beat for it was answered for this long; a car fences itself before."""
+LEASE_GRACE_S = 0.5
+"""The dispatcher waits this much longer than the car, so that the car's slots are dead before the work goes elsewhere."""
+GRANT_ACCEPT_S = 0.25
+LEADER_TTL_S = 3.0
+LEADER_RENEW_S = 0.75
+ADOPTION_S = BEAT_S + 0.5
+"""A new leader hears beats for this long before it grants anything that was queued before it led."""
+SIGNAL_STALE_S = 30.0
+RESULT_POLL_S = 5.0
+REQUEST_S = 5.0
+CONNECT_S = 2.5
+OUTCOME_RESEND_S = 1.0
+TIMEOUT_S_DEFAULT = 60.0
+TIMEOUT_S_MAX = 24 * 3600.0
+RESULT_TTL_S_DEFAULT = 7 * 24 * 3600.0
+RESULT_TTL_S_MIN = 60.0
+BLOB_TTL_S = 8 * 24 * 3600.0
+DEADLINE_GRACE_S = 0.25
+CAR_RECORD_TTL_S = 600.0
+OFFLINE_S = LEASE_S + LEASE_GRACE_S
+"""A car unheard for this long shows as offline."""
+
+# --- sandbox ---------------------------------------------------------------------------------------------------------
+MEMORY_BYTES_DEFAULT = 256 * MIB
+MEMORY_BYTES_MIN = 64 * MIB
+MEMORY_BYTES_MAX = 4096 * MIB - 64 * KIB
+SCRATCH_BYTES_MAX = 64 * MIB
+
+assert LEASE_S >= 2 * BEAT_S, "a lease must survive one lost beat"
+assert LEADER_TTL_S >= 3 * LEADER_RENEW_S, "a leader must survive two slow renewals"
+assert ADOPTION_S > BEAT_S, "adoption must hear one beat of every live car"
+assert LEADER_TTL_S + ADOPTION_S < LEASE_S + LEASE_GRACE_S + BEAT_S, "a change of leader must not cost live leases"
+assert SUBMIT_INLINE_BYTES_MAX < MESSAGE_BYTES_MAX and INLINE_RESULT_BYTES_MAX < MESSAGE_BYTES_MAX
+assert INLINE_ARGS_BYTES_MAX <= SUBMIT_INLINE_BYTES_MAX
+assert BLOB_PART_BYTES < MESSAGE_BYTES_MAX
+assert PAYLOAD_BYTES_MAX % BLOB_PART_BYTES == 0
+assert GRANT_ACCEPT_S < BEAT_S
+assert PROTOCOL_MIN <= PROTOCOL
+assert RESULT_TTL_S_DEFAULT <= BLOB_TTL_S, "blobs of a result outlive the record that names them"

@@ -1,0 +1,353 @@
+"""The only wrapper of nats-py: one connection (``Bus``) and the rule for answering (``Responder``).
+
+JetStream is for the control plane alone and lives in ``fnplatform/jetstream.py``, built on ``Bus``.
+
+Why not plain nats-py: a message there crosses a queue and a task of its subscription before a handler sees it, and a
+request makes a subscription future and a timer task. On this path each costs more than the handler's own work, so
+``Bus`` hands messages to synchronous handlers straight from the reader and keeps one map of open requests with one
+sweep for their time limits. It overrides one private method of nats-py (``_process_msg``), which is pinned to 2.16.
+
+Errors: whoever can't be reached is a FleetUnavailable, at once when disconnected. Nothing is buffered while
+disconnected: who retries must know what may have happened.
+Shutdown: ``close()`` flushes and closes within a time limit. nats-py's ``drain()`` swallows cancellation: not used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import anyio
+import nats.aio.client
+import nats.errors
+
+from fleet.protocol.errors import FleetUnavailable
+from fleet.protocol.limits import CONNECT_S, REQUEST_S
+from fleet.protocol.subjects import inbox_prefix, is_inbox_of
+
+log = logging.getLogger("fleet.transport")
+
+# Measured: with nats-py's 32 KiB reads a 1 MB message costs 3.3 ms to receive, with 1 MiB reads 1.1 ms.
+nats.aio.client.DEFAULT_BUFFER_SIZE = 1 << 20
+
+SWEEP_S = 0.05
+PENDING_BYTES_MAX = 64 << 20
+RECONNECT_WAIT_S = 0.05
+CLOSE_S = 1.0
+
+
+class Request:
+    """One received message. ``headers``: the raw header block, empty if none."""
+
+    __slots__ = ("data", "headers", "reply", "subject")
+
+    def __init__(self, subject: str, data: bytes, reply: str, headers: bytes = b"") -> None:
+        self.subject = subject
+        self.data = data
+        self.reply = reply
+        self.headers = headers
+
+    @property
+    def status(self) -> int:
+        """Inline status of the server (404, 408, 503 ...), 0 if there is none."""
+        if not self.headers.startswith(b"NATS/1.0 "):
+            return 0
+        return int(self.headers[9:12] or b"0")
+
+    def header(self, name: str) -> str | None:
+        """The value of one header."""
+        wanted = name.lower().encode() + b":"
+        for line in self.headers.split(b"\r\n"):
+            if line.lower().startswith(wanted):
+                return line[len(wanted) :].strip().decode()
+        return None
+
+
+Handler = Callable[[Request], None]
+OnReply = Callable[[Request | FleetUnavailable], None]
+Hook = Callable[[], None]
+
+
+class _Client(nats.aio.client.Client):  # type: ignore[misc]
+    """nats-py's client with messages of ``direct`` subscriptions handed over without queue and task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.direct: dict[int, Handler] = {}
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        handler = self.direct.get(sid)
+        if handler is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        try:
+            handler(Request(subject.decode(), data, reply.decode(), headers or b""))
+        except Exception:
+            # A handler that raises is a bug of ours; it must not take the reader of everybody else down.
+            log.exception("handler of %s failed", subject.decode(errors="replace"))
+
+
+class Subscription:
+    """A running ``listen``."""
+
+    def __init__(self, client: _Client, sid: int, subscription: Any) -> None:
+        self._client = client
+        self._sid = sid
+        self._subscription = subscription
+
+    async def close(self) -> None:
+        """Stop receiving; never raises."""
+        self._client.direct.pop(self._sid, None)
+        if self._client.is_connected:
+            try:
+                await self._subscription.unsubscribe()
+            except (nats.errors.Error, ValueError):
+                log.debug("unsubscribe of a closed connection")
+
+
+class _Open:
+    """One open request."""
+
+    __slots__ = ("deadline_s", "on_reply")
+
+    def __init__(self, on_reply: OnReply, deadline_s: float) -> None:
+        self.on_reply = on_reply
+        self.deadline_s = deadline_s
+
+
+class Bus:
+    """One connection to the broker. Make it with ``await Bus.connect(...)``, in the event loop that uses it."""
+
+    def __init__(self, client: _Client, url: str, kind: str, name: str) -> None:
+        self._client = client
+        self.url = url
+        self.kind = kind
+        self.name = name
+        self._open: dict[str, _Open] = {}
+        self._next = 0
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self.inbox = ""
+        self._replies = ""
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        kind: Literal["dev", "car", "control"],
+        name: str,
+        creds: str | None = None,
+        user: str | None = None,
+        password: str | None = None,
+        on_reconnect: Hook | None = None,
+        on_disconnect: Hook | None = None,
+        connect_s: float = CONNECT_S,
+    ) -> Bus:
+        """Connect, or FleetUnavailable within ``connect_s``. Later breaks reconnect by themselves, for ever."""
+        client = _Client()
+        bus = cls(client, url, kind, name)
+        last_error: list[Exception] = []
+
+        async def on_error(error: Exception) -> None:
+            last_error[:] = [error]
+            log.debug("nats: %r", error)
+
+        async def disconnected() -> None:
+            bus._fail_open("the connection to the broker broke")
+            client._pending = []
+            client._pending_data_size = 0
+            if on_disconnect is not None:
+                on_disconnect()
+
+        async def reconnected() -> None:
+            if on_reconnect is not None:
+                on_reconnect()
+
+        prefix = inbox_prefix(kind, name) if kind != "control" else f"_INBOX_control_{name}"
+        options: dict[str, Any] = {"user_credentials": creds} if creds else {}
+        if user is not None:
+            options.update(user=user, password=password)
+        connected = False
+        try:
+            with anyio.move_on_after(connect_s):
+                await client.connect(
+                    url, name=f"fleet-{kind}-{name}", error_cb=on_error, disconnected_cb=disconnected,
+                    reconnected_cb=reconnected, connect_timeout=max(1, int(connect_s)), reconnect_time_wait=RECONNECT_WAIT_S,
+                    max_reconnect_attempts=-1, ping_interval=10, max_outstanding_pings=2, inbox_prefix=prefix,
+                    pending_size=PENDING_BYTES_MAX, skip_subject_validation=True, dont_randomize=True, **options,
+                )  # fmt: skip
+                connected = client.is_connected
+        except (OSError, nats.errors.Error) as error:
+            last_error[:] = [error]
+        if not connected:
+            why = str(last_error[0]) if last_error else "no answer"
+            with anyio.move_on_after(CLOSE_S, shield=True):
+                await client.close()
+            if "authorization" in why.lower():
+                raise FleetUnavailable(
+                    f"the broker at {url} refused the credentials", hint="check FLEET_CREDS, or the user in FLEET_URL"
+                )
+            raise FleetUnavailable(f"nobody answers at {url}: {why or 'no answer'}")
+        bus.inbox = client.new_inbox()
+        bus._replies = f"{bus.inbox}.r."
+        await bus.listen(f"{bus._replies}*", bus._on_reply)
+        return bus
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands right now."""
+        return bool(self._client.is_connected)
+
+    @property
+    def server_version(self) -> str:
+        """Version of the nats-server, as it told at connect."""
+        return str(self._client._server_info.get("version", ""))
+
+    @property
+    def payload_bytes_max(self) -> int:
+        """The broker's max_payload."""
+        return int(self._client.max_payload)
+
+    def publish(
+        self, subject: str, data: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """Send, without waiting. FleetUnavailable when not connected; nothing is kept for later."""
+        client = self._client
+        if not client.is_connected:
+            raise FleetUnavailable(f"no connection to the broker at {self.url}")
+        assert "\r" not in subject and " " not in subject and "\r" not in reply and " " not in reply, (subject, reply)
+        if headers:
+            head = "NATS/1.0\r\n" + "".join(f"{key}: {value}\r\n" for key, value in headers.items()) + "\r\n"
+            raw = head.encode()
+            command = f"HPUB {subject} {reply} {len(raw)} {len(raw) + len(data)}\r\n".encode() + raw
+        else:
+            command = f"PUB {subject} {reply} {len(data)}\r\n".encode()
+        pending = client._pending
+        if len(data) < 16384:
+            pending.append(command + data + b"\r\n")
+        else:  # no copy of a large payload
+            pending += (command, data, b"\r\n")
+        client._pending_data_size += len(command) + len(data) + 2
+        queue = client._flush_queue
+        if queue.empty():
+            queue.put_nowait(self._loop.create_future())
+
+    def ask(
+        self,
+        subject: str,
+        data: bytes,
+        on_reply: OnReply,
+        *,
+        timeout_s: float = REQUEST_S,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Send a request; ``on_reply`` is called once, with the reply or FleetUnavailable. Never raises by itself."""
+        self._next += 1
+        token = str(self._next)
+        self._open[token] = _Open(on_reply, time.monotonic() + timeout_s)
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
+        try:
+            self.publish(subject, data, reply=self._replies + token, headers=headers)
+        except FleetUnavailable as error:
+            self._open.pop(token)
+            on_reply(error)
+
+    async def request(
+        self, subject: str, data: bytes = b"", *, timeout_s: float = REQUEST_S, headers: dict[str, str] | None = None
+    ) -> Request:
+        """The reply; FleetUnavailable on time-out, broken connection, or when nobody listens (``no_responders``)."""
+        future: asyncio.Future[Request] = self._loop.create_future()
+
+        def on_reply(got: Request | FleetUnavailable) -> None:
+            if future.done():
+                return
+            if isinstance(got, Request):
+                future.set_result(got)
+            else:
+                future.set_exception(got)
+
+        self.ask(subject, data, on_reply, timeout_s=timeout_s, headers=headers)
+        return await future
+
+    async def listen(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
+        """Call ``handler`` for every message of ``subject`` until closed. It runs in the event loop: it must not block."""
+        subscription = await self._client.subscribe(subject, queue=queue)
+        self._client.direct[subscription._id] = handler
+        return Subscription(self._client, subscription._id, subscription)
+
+    async def flush(self, timeout_s: float = REQUEST_S) -> bool:
+        """Wait until the broker has everything that was published; whether it did in time."""
+        with anyio.move_on_after(timeout_s) as scope:
+            try:
+                await self._client.flush(timeout=max(1, int(timeout_s)))
+            except (nats.errors.Error, OSError):
+                return False
+        return not scope.cancelled_caught
+
+    async def close(self) -> None:
+        """Send what is pending and close, within CLOSE_S."""
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            if self._client.is_connected:
+                await self.flush(CLOSE_S / 2)
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            await self._client.close()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        self._fail_open("the connection was closed")
+
+    def _on_reply(self, request: Request) -> None:
+        found = self._open.pop(request.subject.rpartition(".")[2], None)
+        if found is None:
+            return
+        if request.headers and request.status == 503:
+            found.on_reply(FleetUnavailable("nobody listens there", no_responders=True))
+        else:
+            found.on_reply(request)
+
+    def _sweep(self) -> None:
+        now_s = time.monotonic()
+        late = [token for token, found in self._open.items() if found.deadline_s <= now_s]
+        # Re-arm first: a callback that raises must not end the sweeping.
+        self._sweeping = self._loop.call_later(SWEEP_S, self._sweep) if len(late) < len(self._open) else None
+        for token in late:
+            found = self._open.pop(token, None)
+            if found is not None:
+                found.on_reply(FleetUnavailable(f"no answer in time from the fleet at {self.url}", timed_out=True))
+
+    def _fail_open(self, why: str) -> None:
+        found, self._open = self._open, {}
+        for request in found.values():
+            request.on_reply(FleetUnavailable(why))
+
+
+class Responder:
+    """Answers principals: the only place that replies to them, and only into their own inbox.
+
+    The connection it is given may publish ``_INBOX_*`` and ``fleet.to.>`` alone, where the broker is ours.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self.dropped = 0
+        """Replies not sent, because the reply subject was not an inbox of whom the request's subject names."""
+
+    def respond(self, request: Request, kind: Literal["dev", "car"], name: str, data: bytes) -> bool:
+        """Answer ``request`` of the principal (kind, name); False if it was dropped."""
+        return self.push(request.reply, kind, name, data)
+
+    def push(self, subject: str, kind: Literal["dev", "car"], name: str, data: bytes) -> bool:
+        """Send to an inbox that was stored or asked for; False if it isn't one of the principal's own."""
+        if not is_inbox_of(subject, kind, name):
+            if subject:  # a bare publish wants no answer
+                self.dropped += 1
+            return False
+        try:
+            self._bus.publish(subject, data)
+        except FleetUnavailable:
+            return False
+        return True
