@@ -93,19 +93,29 @@ class _Client(nats.aio.client.Client):  # type: ignore[misc]
 class Subscription:
     """A running ``listen``."""
 
-    def __init__(self, client: _Client, sid: int, subscription: Any) -> None:
+    def __init__(self, client: _Client, sid: int) -> None:
         self._client = client
         self._sid = sid
-        self._subscription = subscription
 
     async def close(self) -> None:
-        """Stop receiving; never raises."""
-        self._client.direct.pop(self._sid, None)
+        """Stop receiving; never raises. What the broker sent before it knew is still handled."""
         if self._client.is_connected:
             try:
-                await self._subscription.unsubscribe()
-            except (nats.errors.Error, ValueError):
+                self._client._pending.append(f"UNSUB {self._sid}\r\n".encode())
+                await _round_trip(self._client, CLOSE_S)
+            except (nats.errors.Error, OSError):
                 log.debug("unsubscribe of a closed connection")
+        self._client._subs.pop(self._sid, None)
+        self._client.direct.pop(self._sid, None)
+
+
+async def _round_trip(client: _Client, timeout_s: float) -> None:
+    """Until the broker has handled all that was published before.
+
+    nats-py's own ``flush`` writes its PING straight to the socket, in front of what is still pending.
+    """
+    await client._flush_pending(force_flush=True)
+    await client.flush(timeout=max(1, int(timeout_s)))
 
 
 class _Open:
@@ -278,13 +288,13 @@ class Bus:
         """Call ``handler`` for every message of ``subject`` until closed. It runs in the event loop: it must not block."""
         subscription = await self._client.subscribe(subject, queue=queue)
         self._client.direct[subscription._id] = handler
-        return Subscription(self._client, subscription._id, subscription)
+        return Subscription(self._client, subscription._id)
 
     async def flush(self, timeout_s: float = REQUEST_S) -> bool:
         """Wait until the broker has everything that was published; whether it did in time."""
         with anyio.move_on_after(timeout_s) as scope:
             try:
-                await self._client.flush(timeout=max(1, int(timeout_s)))
+                await _round_trip(self._client, timeout_s)
             except (nats.errors.Error, OSError):
                 return False
         return not scope.cancelled_caught

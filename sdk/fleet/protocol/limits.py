@@ -69,6 +69,8 @@ RESULT_POLL_S = 5.0
 REQUEST_S = 5.0
 CONNECT_S = 2.5
 OUTCOME_RESEND_S = 1.0
+LOG_FOLLOW_S = 30.0
+"""Live log lines are pushed for this long after the last time that was asked for."""
 TIMEOUT_S_DEFAULT = 60.0
 TIMEOUT_S_MAX = 24 * 3600.0
 RESULT_TTL_S_DEFAULT = 7 * 24 * 3600.0

@@ -242,10 +242,15 @@ class SubmitCall(Message):
 
 
 class SubmitRequest(Message):
-    """Parts: one for each call, in order (empty where ``blob``). ``inbox``: where outcomes are pushed, best effort."""
+    """Parts: one for each call, in order (empty where ``blob``). ``inbox``: where outcomes are pushed, best effort.
+
+    ``fresh``: these call ids were made a moment ago and are sent for the first time, so no outcome can exist and none is
+    looked for. Never set it when sending again.
+    """
 
     calls: list[SubmitCall] = Field(min_length=1, max_length=limits.SUBMIT_CALLS_MAX)
     inbox: str
+    fresh: bool = False
     protocol: int = limits.PROTOCOL
 
 
@@ -691,7 +696,11 @@ class BlobGetReply(Reply):
 
 
 class LogsRequest(Message):
-    """Stored lines of an app, a function or a call, oldest first; live ones are pushed to ``follow`` for ``follow_s``."""
+    """Stored lines of an app, a function or a call, oldest first; live ones are pushed to ``follow``.
+
+    ``follow`` is an inbox of the asker; each push is a packed LogEntry. It ends after LOG_FOLLOW_S unless asked again
+    with the same inbox, which then only prolongs it (and answers no stored lines).
+    """
 
     app: Token | None = None
     function: Token | None = None

@@ -1,0 +1,1 @@
+"""The project's own benchmark: ``make bench``, ``fleet bench``. One module per figure; see ``run.py``."""

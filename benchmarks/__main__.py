@@ -1,0 +1,5 @@
+"""``fleet bench`` and ``python -m benchmarks`` run this."""
+
+from benchmarks.run import main
+
+main()

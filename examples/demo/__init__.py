@@ -1,0 +1,1 @@
+"""The tour that ``make demo`` and ``fleet demo`` run."""

@@ -1,0 +1,5 @@
+"""``make demo`` and ``fleet demo`` run this."""
+
+from examples.demo.tour import main
+
+main()

@@ -1,0 +1,1 @@
+"""A real job: cleaning and scoring recorded charging sessions."""

@@ -1,0 +1,290 @@
+"""Code and large payloads by content: keyed ``<tenant>/<sha256>``, put and got in parts of BLOB_PART_BYTES.
+
+A blob of one part is one message (its meta record with the bytes behind it); a larger one is its parts and then a meta
+record, which is written only when the digest of all parts was verified: without meta a blob isn't there. Parts arrive in
+any order, more than once, through any frontdoor process.
+
+Life: BLOB_TTL_S from the last put, unless it is kept (``keep``: the code of a deployed function). A put that finds a blob
+renews it, at most once in RENEW_S, so one that was put or asked for lives at least BLOB_TTL_S - RENEW_S from then on.
+
+Errors: PayloadTooLarge, Refused (digest or part don't fit), ResultExpired (no such blob), QueueFull (the store is full).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import datetime
+
+import anyio
+import anyio.to_thread
+
+from fleet.protocol import frames, limits
+from fleet.protocol.errors import PayloadTooLarge, QueueFull, Refused, ResultExpired
+from fleet.protocol.messages import Message
+from fleet.protocol.subjects import BLOB_PART, STREAM_BLOBS
+from fnplatform.jetstream import JetStream, StoredMessage, StreamFull, WrongSequence
+
+META = "meta"
+RENEW_S = 24 * 3600.0
+CACHE_BYTES_MAX = 64 * limits.MIB
+METAS_MAX = 50_000
+UPLOADS_MAX = 1024
+HASH_IN_THREAD_BYTES = 256 * limits.KIB
+"""From here on hashing blocks the loop for longer than a hop to a thread costs."""
+
+assert limits.BLOB_TTL_S - RENEW_S >= limits.RESULT_TTL_S_DEFAULT, "payloads live as long as their outcomes"
+
+
+class BlobMeta(Message):
+    """What is stored of a blob; its part 0 is the bytes when ``parts`` is 1. ``kept``: no time to live."""
+
+    size_bytes: int
+    parts: int
+    since_unix_s: float
+    """Its life counts from here."""
+    kept: bool = False
+
+
+def parts_of(size_bytes: int) -> int:
+    """How many parts a blob of this size has; an empty one has one."""
+    return max(1, -(-size_bytes // limits.BLOB_PART_BYTES))
+
+
+def part_bytes(size_bytes: int, part: int) -> int:
+    """The size of one part; Refused if there is no such part."""
+    if not 0 <= part < parts_of(size_bytes):
+        raise Refused(f"a blob of {size_bytes} bytes has no part {part}")
+    return min(limits.BLOB_PART_BYTES, size_bytes - part * limits.BLOB_PART_BYTES)
+
+
+async def _digest(data: bytes) -> str:
+    if len(data) < HASH_IN_THREAD_BYTES:
+        return hashlib.sha256(data).hexdigest()
+    return await anyio.to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
+
+
+class _Upload:
+    """What this process saw of an upload whose parts came in order: the hash so far saves reading it all again."""
+
+    __slots__ = ("began_unix_s", "hasher", "next_part", "turn")
+
+    def __init__(self, began_unix_s: float) -> None:
+        self.hasher = hashlib.sha256()
+        self.next_part = 0
+        self.began_unix_s = began_unix_s
+        self.turn = anyio.Lock()  # first come, first served: parts are hashed in their order
+
+
+class BlobStore:
+    """The blobs of all tenants. Whoever calls has checked that the tenant is the principal's own."""
+
+    def __init__(self, js: JetStream, *, unix_s: Callable[[], float] = time.time) -> None:
+        self._js = js
+        self._unix_s = unix_s
+        self._metas: OrderedDict[tuple[str, str], BlobMeta] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str, int], bytes] = OrderedDict()
+        self._cache_bytes = 0
+        self._uploads: OrderedDict[tuple[str, str], _Upload] = OrderedDict()
+
+    # --- putting ------------------------------------------------------------------------------------------------
+
+    async def put(self, tenant: str, digest: str, size_bytes: int, part: int, data: bytes) -> bool:
+        """Store one part; whether the whole blob is there now (or was already: then its life is renewed)."""
+        if size_bytes > limits.PAYLOAD_BYTES_MAX:
+            raise PayloadTooLarge(f"a blob of {size_bytes} bytes is over the limit of {limits.PAYLOAD_BYTES_MAX} bytes")
+        if await self.renew(tenant, digest):
+            return True
+        expected_bytes = part_bytes(size_bytes, part)
+        if len(data) != expected_bytes:
+            raise Refused(f"part {part} of a blob of {size_bytes} bytes has {len(data)} bytes, not {expected_bytes}")
+        if parts_of(size_bytes) == 1:
+            if await _digest(data) != digest:
+                raise Refused("the bytes of a blob don't have its digest", hint="send it again")
+            await self._write_meta(tenant, digest, self._meta(size_bytes), data)
+            return True
+        written = await self._publish(tenant, digest, str(part), data, limits.BLOB_TTL_S, first=True)
+        upload = (
+            await self._advance(tenant, digest, part, data) if written else self._uploads.pop((tenant, digest), None)
+        )
+        stored = await self._js.subjects(STREAM_BLOBS, BLOB_PART.wildcard(tenant=tenant, digest=digest))
+        if len(stored) < parts_of(size_bytes):
+            return False
+        whole = written and upload is not None and upload.next_part == parts_of(size_bytes)
+        return await self._complete(tenant, digest, size_bytes, upload if whole else None)
+
+    async def put_whole(self, tenant: str, digest: str, data: bytes) -> None:
+        """Store a blob that is at hand in one piece."""
+        size_bytes = len(data)
+        for part in range(parts_of(size_bytes)):
+            start = part * limits.BLOB_PART_BYTES
+            if await self.put(tenant, digest, size_bytes, part, data[start : start + limits.BLOB_PART_BYTES]):
+                return
+
+    async def have(self, tenant: str, digest: str) -> bool:
+        """Whether the whole blob is there."""
+        return await self._load_meta(tenant, digest) is not None
+
+    async def renew(self, tenant: str, digest: str) -> bool:
+        """Let it live on from now; whether it is there."""
+        meta = await self._load_meta(tenant, digest)
+        if meta is None:
+            return False
+        if not meta.kept and self._unix_s() - meta.since_unix_s > RENEW_S:
+            return await self._rewrite(tenant, digest, meta, kept=False)
+        return True
+
+    async def keep(self, tenant: str, digest: str, kept: bool = True) -> bool:
+        """Exempt it from its time to live, or end that; whether it is there."""
+        meta = await self._load_meta(tenant, digest)
+        if meta is None:
+            return False
+        return meta.kept == kept or await self._rewrite(tenant, digest, meta, kept=kept)
+
+    # --- getting ------------------------------------------------------------------------------------------------
+
+    async def get(self, tenant: str, digest: str, part: int) -> tuple[BlobMeta, bytes]:
+        """The meta record and the bytes of one part; ResultExpired if there is no such blob."""
+        meta = await self._load_meta(tenant, digest)
+        if meta is None:
+            raise ResultExpired(f"no blob {digest[:12]} is kept", hint="payloads are kept as long as their outcomes")
+        part_bytes(meta.size_bytes, part)
+        key = (tenant, digest, part)
+        cached = self._cache.get(key)
+        if cached is not None:
+            self._cache.move_to_end(key)
+            return meta, cached
+        token = META if meta.parts == 1 else str(part)
+        found = await self._read(tenant, digest, token)
+        if found is None:
+            self._metas.pop((tenant, digest), None)
+            raise ResultExpired(f"part {part} of blob {digest[:12]} is no longer kept")
+        data = bytes(frames.unpack(found.data, BlobMeta)[1][0]) if meta.parts == 1 else found.data
+        self._remember(key, data)
+        return meta, data
+
+    async def get_whole(self, tenant: str, digest: str) -> bytes:
+        """All of it; ResultExpired if there is no such blob."""
+        meta, first = await self.get(tenant, digest, 0)
+        rest = [(await self.get(tenant, digest, part))[1] for part in range(1, meta.parts)]
+        return b"".join((first, *rest))
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _meta(self, size_bytes: int, since_unix_s: float | None = None, kept: bool = False) -> BlobMeta:
+        since = self._unix_s() if since_unix_s is None else since_unix_s
+        return BlobMeta(size_bytes=size_bytes, parts=parts_of(size_bytes), since_unix_s=since, kept=kept)
+
+    async def _read(self, tenant: str, digest: str, token: str) -> StoredMessage | None:
+        return await self._js.get_last(STREAM_BLOBS, BLOB_PART.build(tenant=tenant, digest=digest, part=token))
+
+    async def _publish(
+        self, tenant: str, digest: str, token: str, data: bytes, ttl_s: float | None, first: bool
+    ) -> bool:
+        """Whether it was stored; False: there is one already, and what that holds must be verified by reading."""
+        subject = BLOB_PART.build(tenant=tenant, digest=digest, part=token)
+        try:
+            await self._js.publish(subject, data, ttl_s=ttl_s, expect_last_subject_seq=0 if first else None)
+        except WrongSequence:
+            return False
+        except StreamFull as error:
+            raise QueueFull("the blob store is full", hint="wait until payloads have expired, or put less") from error
+        return True
+
+    async def _write_meta(
+        self, tenant: str, digest: str, meta: BlobMeta, data: bytes | None, *, first: bool = True
+    ) -> None:
+        ttl_s = None if meta.kept else max(1.0, meta.since_unix_s + limits.BLOB_TTL_S - self._unix_s())
+        await self._publish(tenant, digest, META, frames.pack(meta, [] if data is None else [data]), ttl_s, first)
+        self._know(tenant, digest, meta)
+        if data is not None:
+            self._remember((tenant, digest, 0), data)
+
+    async def _advance(self, tenant: str, digest: str, part: int, data: bytes) -> _Upload | None:
+        """The upload, if all its parts came through here in order."""
+        key = (tenant, digest)
+        upload = self._uploads.get(key)
+        if upload is None and part == 0:
+            upload = self._uploads[key] = _Upload(self._unix_s())
+            if len(self._uploads) > UPLOADS_MAX:
+                self._uploads.popitem(last=False)
+        if upload is None or part != upload.next_part:
+            self._uploads.pop(key, None)
+            return None
+        upload.next_part += 1
+        async with upload.turn:
+            await anyio.to_thread.run_sync(upload.hasher.update, data)
+        return upload
+
+    async def _complete(self, tenant: str, digest: str, size_bytes: int, upload: _Upload | None) -> bool:
+        """Write meta if the digest of all parts holds: known from ``upload`` or read again."""
+        since_unix_s = upload.began_unix_s if upload is not None else self._unix_s()
+        if upload is not None:
+            self._uploads.pop((tenant, digest), None)
+            found = upload.hasher.hexdigest()
+        else:
+            hasher = hashlib.sha256()
+            for part in range(parts_of(size_bytes)):
+                message = await self._read(tenant, digest, str(part))
+                if message is None:
+                    return False
+                since_unix_s = min(since_unix_s, datetime.fromisoformat(message.time).timestamp())
+                await anyio.to_thread.run_sync(hasher.update, message.data)
+            found = hasher.hexdigest()
+        if found != digest:
+            await self._js.purge(STREAM_BLOBS, BLOB_PART.wildcard(tenant=tenant, digest=digest))
+            raise Refused("the parts of a blob don't have its digest", hint="send all of them again")
+        await self._write_meta(tenant, digest, self._meta(size_bytes, since_unix_s), None)
+        return True
+
+    async def _rewrite(self, tenant: str, digest: str, meta: BlobMeta, *, kept: bool) -> bool:
+        """Store all of it again with another life; False if it expired meanwhile.
+
+        When its life grows, meta is written last, when it shrinks first: meta never promises more than the parts hold.
+        """
+        ttl_s = None if kept else limits.BLOB_TTL_S
+        fresh = self._meta(meta.size_bytes, kept=kept)
+        try:
+            only = (await self.get(tenant, digest, 0))[1] if meta.parts == 1 else None
+            if meta.kept:
+                await self._write_meta(tenant, digest, fresh, only, first=False)
+            for part in range(meta.parts if meta.parts > 1 else 0):
+                _, data = await self.get(tenant, digest, part)
+                await self._publish(tenant, digest, str(part), data, ttl_s, first=False)
+        except ResultExpired:
+            await self._js.purge(STREAM_BLOBS, BLOB_PART.wildcard(tenant=tenant, digest=digest))
+            self._metas.pop((tenant, digest), None)
+            return False
+        if not meta.kept:
+            await self._write_meta(tenant, digest, fresh, only, first=False)
+        return True
+
+    async def _load_meta(self, tenant: str, digest: str) -> BlobMeta | None:
+        known = self._metas.get((tenant, digest))
+        if known is not None and (known.kept or known.since_unix_s + RENEW_S > self._unix_s()):
+            return known
+        found = await self._read(tenant, digest, META)
+        if found is None:
+            self._metas.pop((tenant, digest), None)
+            return None
+        meta, parts = frames.unpack(found.data, BlobMeta)
+        self._know(tenant, digest, meta)
+        if parts:
+            self._remember((tenant, digest, 0), bytes(parts[0]))
+        return meta
+
+    def _know(self, tenant: str, digest: str, meta: BlobMeta) -> None:
+        self._metas[tenant, digest] = meta
+        self._metas.move_to_end((tenant, digest))
+        if len(self._metas) > METAS_MAX:
+            self._metas.popitem(last=False)
+
+    def _remember(self, key: tuple[str, str, int], data: bytes) -> None:
+        old = self._cache.pop(key, None)
+        self._cache_bytes += len(data) - (len(old) if old is not None else 0)
+        self._cache[key] = data
+        while self._cache_bytes > CACHE_BYTES_MAX:
+            _, dropped = self._cache.popitem(last=False)
+            self._cache_bytes -= len(dropped)

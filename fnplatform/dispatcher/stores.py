@@ -1,0 +1,273 @@
+"""Make the core's decisions durable: outcomes, requeues, dead letters, and look at what is stored.
+
+Every operation is retried until the broker has decided it, however long that takes: the core keeps the call out of
+everybody's hands meanwhile. After an answer that got lost the record may be ours, so a conflict is looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import anyio
+
+from fleet.protocol import frames
+from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError
+from fleet.protocol.frames import Bytes
+from fleet.protocol.messages import DeadLetter, InvocationState, OutcomeRecord
+from fleet.protocol.subjects import (
+    BUCKET_CHECKPOINTS,
+    DEAD_LETTER,
+    OUTCOME_PART,
+    STREAM_INVOCATIONS,
+    STREAM_OUTCOMES,
+)
+from fleet.transport import Responder
+from fnplatform.dispatcher import chunks, wire
+from fnplatform.dispatcher.events import Check, Checked, Commit, Event, NotStored, Requeue, Stored
+from fnplatform.dispatcher.payloads import Payloads, cut
+from fnplatform.jetstream import JetStream, OnStored, StoredMessage, WrongSequence
+
+log = logging.getLogger("fleet.dispatcher")
+
+RETRY_S = 0.2
+
+
+class Publisher(Protocol):
+    """Stores one message; JetStream itself, or what makes batches of several."""
+
+    def publish_then(
+        self,
+        subject: str,
+        data: bytes,
+        on_stored: OnStored,
+        *,
+        expect_last_subject_seq: int | None = None,
+        ttl_s: float | None = None,
+    ) -> None: ...
+
+
+class Host(Protocol):
+    """The term of leadership that these operations belong to."""
+
+    def tell(self, event: Event) -> None: ...
+    def spawn(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None: ...
+    def replaced(self, seq: int) -> None: ...
+    @property
+    def over(self) -> bool: ...
+
+
+def checkpoint_key(tenant: str, call: str) -> str:
+    """Where the saved state of a call lies."""
+    return f"{tenant}.{call}"
+
+
+def inbox_of(state: InvocationState, what: str) -> str:
+    """Where outcomes (``out``) and printed lines (``log``) of a call are pushed."""
+    return f"{state.inbox}.{what}"
+
+
+class Store:
+    """Writes for one term of leadership."""
+
+    def __init__(
+        self,
+        js: JetStream,
+        outcomes: Publisher,
+        responder: Responder,
+        payloads: Payloads,
+        host: Host,
+        partition: str,
+        unix_s: Callable[[], float],
+    ) -> None:
+        self._js = js
+        self._outcomes = outcomes
+        self._responder = responder
+        self._payloads = payloads
+        self._host = host
+        self._partition = partition
+        self._unix_s = unix_s
+
+    def _later(self, work: Callable[..., None], *args: object) -> None:
+        if not self._host.over:
+            asyncio.get_running_loop().call_later(RETRY_S, self._unless_over, work, *args)
+
+    def _unless_over(self, work: Callable[..., None], *args: object) -> None:
+        if not self._host.over:
+            work(*args)
+
+    # --- outcomes ---------------------------------------------------------------------------------------------------
+
+    def commit(self, op: Commit) -> None:
+        """Store an outcome record unless one is there."""
+        if op.dead:
+            self._host.spawn(self._bury_and_commit, op)
+        else:
+            self._commit(op, wire.subject_of(op), wire.packed_record(op))
+
+    def _commit(self, op: Commit, subject: str, data: bytes) -> None:
+        def on_stored(stored: int | FleetError) -> None:
+            if self._host.over:
+                return
+            if isinstance(stored, int):
+                self._push(op.entry.state, data)
+                self._host.tell(Stored(op))
+            elif isinstance(stored, WrongSequence):
+                self._host.spawn(self._commit_conflict, op, subject, data)
+            else:
+                log.warning("outcome of %s not stored yet: %s", op.record.call, stored.message)
+                self._later(self._commit, op, subject, data)
+
+        ttl_s = op.entry.queue.manifest.result_ttl_s
+        self._outcomes.publish_then(subject, data, on_stored, expect_last_subject_seq=0, ttl_s=ttl_s)
+
+    async def _commit_conflict(self, op: Commit, subject: str, data: bytes) -> None:
+        try:
+            found = await self._js.get_last(STREAM_OUTCOMES, subject)
+        except FleetError:
+            self._later(self._commit, op, subject, data)
+            return
+        if found is None:  # it expired between the two questions
+            self._later(self._commit, op, subject, data)
+            return
+        self._push(op.entry.state, found.data)
+        self._host.tell(Stored(op) if found.data == data else NotStored(op))
+
+    def _push(self, state: InvocationState, data: bytes) -> None:
+        """Tell the caller, if it still listens; it asks again if not."""
+        self._responder.push(inbox_of(state, "out"), "dev", state.tenant, data)
+
+    async def _bury_and_commit(self, op: Commit) -> None:
+        """DEAD first: a crash between the two leaves a letter too many, never one too few."""
+        entry = op.entry
+        state = entry.state
+        while not self._host.over:
+            try:
+                payload: Bytes = b""
+                if not state.blob:
+                    payload = cut(state, await self._payloads.load(state, entry.seq) or b"", op.dead_items)
+                update = {"attempts": entry.attempts, "losses": entry.losses, "item_attempts": entry.item_attempts}
+                if op.dead_items is not None:
+                    update["pending"] = op.dead_items
+                await self.bury(state.model_copy(update=update), op.dead, payload)
+                break
+            except FleetError as error:
+                log.warning("dead letter of %s not stored yet: %s", state.call, error.message)
+                if not isinstance(error, FleetUnavailable):
+                    break  # the store of dead letters is full: the outcome is worth more
+                await anyio.sleep(RETRY_S)
+        self._commit(op, wire.subject_of(op), wire.packed_record(op))
+
+    async def bury(self, state: InvocationState, reason: str, payload: Bytes) -> None:
+        """Store a dead letter."""
+        letter = DeadLetter(state=state, reason=reason, at_unix_s=self._unix_s())
+        subject = DEAD_LETTER.build(tenant=state.tenant, app=state.app, function=state.function, call=state.call)
+        await self._js.publish(subject, frames.pack(letter, [payload]))
+
+    # --- requeues ---------------------------------------------------------------------------------------------------
+
+    def requeue(self, op: Requeue) -> None:
+        """Replace an invocation by its next state."""
+        # The sequence that it replaces, as of now: the new message may be delivered before its acknowledgement comes.
+        replaces = op.entry.seq
+        payload = b"" if op.state.blob else self._payloads.cached(replaces)
+        if payload is None:
+            self._host.spawn(self._load_and_requeue, op, replaces)
+        else:
+            self._requeue(op, replaces, payload)
+
+    async def _load_and_requeue(self, op: Requeue, replaces: int) -> None:
+        while not self._host.over:
+            try:
+                payload = await self._payloads.load(op.entry.state, replaces)
+                break
+            except FleetError as error:
+                log.warning("arguments of %s can't be read yet: %s", op.state.call, error.message)
+                await anyio.sleep(RETRY_S)
+        else:
+            return
+        if payload is None:
+            self._host.tell(NotStored(op))
+        else:
+            self._requeue(op, replaces, payload)
+
+    def _requeue(self, op: Requeue, replaces: int, payload: Bytes) -> None:
+        if not op.state.blob:
+            payload = cut(op.entry.state, payload, op.take)
+        self._publish_requeue(op, replaces, payload, frames.pack(op.state, [payload]))
+
+    def _publish_requeue(self, op: Requeue, replaces: int, payload: Bytes, data: bytes) -> None:
+        def on_stored(stored: int | FleetError) -> None:
+            if self._host.over:
+                return
+            if isinstance(stored, int):
+                self._requeued(op, replaces, payload, stored)
+            elif isinstance(stored, WrongSequence):
+                self._host.spawn(self._requeue_conflict, op, replaces, payload, data)
+            else:
+                log.warning("next state of %s not stored yet: %s", op.state.call, stored.message)
+                self._later(self._publish_requeue, op, replaces, payload, data)
+
+        subject = wire.invocation_subject(op.state, self._partition)
+        self._js.publish_then(subject, data, on_stored, expect_last_subject_seq=replaces)
+
+    def _requeued(self, op: Requeue, replaces: int, payload: Bytes, seq: int) -> None:
+        old = self._payloads.forget(replaces)
+        kept = old if op.state.blob else payload
+        if kept is not None:
+            self._payloads.keep(seq, kept)
+        self._host.replaced(replaces)
+        self._host.tell(Stored(op, seq))
+
+    async def _requeue_conflict(self, op: Requeue, replaces: int, payload: Bytes, data: bytes) -> None:
+        try:
+            found = await self._js.get_last(STREAM_INVOCATIONS, wire.invocation_subject(op.state, self._partition))
+        except FleetError:
+            self._later(self._publish_requeue, op, replaces, payload, data)
+            return
+        if found is not None and found.data == data:
+            self._requeued(op, replaces, payload, found.seq)
+        else:
+            self._host.tell(NotStored(op))
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    def check(self, action: Check) -> None:
+        """Look whether an outcome, or parts of one, or a checkpoint are stored."""
+        self._host.spawn(self._check, action)
+
+    async def _check(self, action: Check) -> None:
+        state = action.entry.state
+        parts: list[tuple[int, chunks.Ranges]] = []
+        while not self._host.over:
+            try:
+                final = await self._js.get_last(STREAM_OUTCOMES, wire.outcome_subject(state))
+                if final is None and state.items is not None:
+                    parts = [part for part in map(_part_of, await self._stored_parts(state)) if part is not None]
+                saved = None
+                if final is None and state.items is None:
+                    saved = await self._js.kv_get(BUCKET_CHECKPOINTS, checkpoint_key(state.tenant, state.call))
+                break
+            except FleetError as error:
+                log.warning("can't look whether %s is over: %s", state.call, error.message)
+                await anyio.sleep(RETRY_S)
+        else:
+            return
+        if final is not None:
+            self._push(state, final.data)
+        self._host.tell(Checked(action.entry, action.seq, final is not None, parts, saved is not None))
+
+    async def _stored_parts(self, state: InvocationState) -> list[StoredMessage]:
+        pattern = OUTCOME_PART.wildcard(tenant=state.tenant, app=state.app, function=state.function, call=state.call)
+        return await self._js.get_last_of_each(STREAM_OUTCOMES, [pattern])
+
+
+def _part_of(message: StoredMessage) -> tuple[int, chunks.Ranges] | None:
+    try:
+        record, _ = frames.unpack(message.data, OutcomeRecord)
+    except ProtocolError as error:
+        log.error("record %d of %s is none of ours: %s", message.seq, message.subject, error.message)
+        return None
+    return (record.part, list(record.indices)) if record.indices is not None else None

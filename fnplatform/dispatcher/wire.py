@@ -1,0 +1,145 @@
+"""Between the core's values and messages: grants out, reports in, outcome records. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from fleet.protocol import frames, limits
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.frames import Bytes
+from fleet.protocol.messages import (
+    GrantRequest,
+    InvocationState,
+    LeaseGrant,
+    OutcomeReport,
+    Program,
+    RunOutcome,
+    RunStatus,
+)
+from fleet.protocol.subjects import INVOCATION, OUTCOME, OUTCOME_PART
+from fnplatform.dispatcher import chunks
+from fnplatform.dispatcher.chunks import Ranges
+from fnplatform.dispatcher.events import Commit, Result
+from fnplatform.dispatcher.state import Entry
+
+GRANT_BYTES_MAX = limits.MESSAGE_BYTES_MAX - 3 * limits.MIB
+"""Room for arguments in one grant; the rest is for its header, which may count the failures of many items."""
+TEXT_CHARS_MAX = 2000
+"""What a car says in words is kept up to here."""
+EXCEPTION = 1
+PLATFORM_ERROR = b"\x02"
+
+NO_PROGRAM = Program(bundle="0" * 64, bundle_bytes=0, module="", qualname="")
+"""Stand-in for a version that is no longer known: a call of it can only be ended."""
+
+assert limits.SUBMIT_INLINE_BYTES_MAX <= GRANT_BYTES_MAX
+
+
+def lease_grant(entry: Entry, *, by_blob: bool, payload_bytes: int, with_checkpoint: bool) -> LeaseGrant:
+    """One granted call. Built without validation: every value in it was validated or is ours."""
+    held = entry.lease
+    assert held is not None, entry.state.call
+    state = entry.state
+    items = held.items
+    if by_blob and items is not None:
+        items = [
+            (0, (state.items or 0) - 1)
+        ]  # the blob holds all of them: results that aren't wanted are left out later
+    return LeaseGrant.model_construct(
+        lease=held.lease, tenant=state.tenant, app=state.app, function=state.function, version=state.version,
+        program=entry.queue.manifest.program, attempt=entry.attempt, item_attempts=entry.item_attempts,
+        item_numbers=items, exact=entry.exact, blob=state.digest if by_blob else None, payload_bytes=payload_bytes,
+        checkpoint=with_checkpoint, departures=entry.departures, submitted_unix_s=state.submitted_unix_s,
+        granted_unix_s=held.granted_unix_s,
+    )  # fmt: skip
+
+
+def grant_request(grants: list[LeaseGrant], epoch: int, parts: Sequence[Bytes]) -> bytes:
+    """The message of a grant."""
+    return frames.pack(GrantRequest.model_construct(leases=grants, epoch=epoch), parts)
+
+
+def results_of(report: OutcomeReport, parts: Sequence[memoryview]) -> list[Result]:
+    """What a report says, with as much of its parts looked at as the core needs; ProtocolError if they don't add up."""
+    if len(parts) != len(report.outcomes):
+        raise ProtocolError(f"a report of {len(report.outcomes)} outcomes came with {len(parts)} parts")
+    return [_result(run, part) for run, part in zip(report.outcomes, parts, strict=True)]
+
+
+def _result(run: RunOutcome, part: memoryview) -> Result:
+    """One outcome; whatever is wrong with it makes it ``malformed``, without items, so that nothing below can trip."""
+    if len(run.summary) > TEXT_CHARS_MAX or len(run.message) > TEXT_CHARS_MAX:
+        run = run.model_copy(update={"summary": run.summary[:TEXT_CHARS_MAX], "message": run.message[:TEXT_CHARS_MAX]})
+    try:
+        if len(part) > limits.INLINE_RESULT_BYTES_MAX:
+            raise ProtocolError("the result should have been a blob")
+        if run.done is None:
+            return _single(run, part)
+        return Result(run, part, failed=_failed_items(run.done, part, run.blob is not None))
+    except ProtocolError:
+        return Result(run.model_copy(update={"done": None, "blob": None}), b"", malformed=True)
+
+
+def _single(run: RunOutcome, part: memoryview) -> Result:
+    if run.blob is not None:
+        return Result(run, b"")
+    status_byte = part[0] if len(part) else -1
+    if run.status is RunStatus.OK and status_byte not in (0, EXCEPTION):
+        raise ProtocolError("a result without its status byte")
+    return Result(run, part, status_byte)
+
+
+def _failed_items(done: Ranges, part: memoryview, in_blob: bool) -> list[int]:
+    """Items whose result is an exception; ProtocolError unless the part holds one result for each item, in order."""
+    count = chunks.count(chunks.normal(done))
+    if any(one[1] >= other[0] for one, other in pairwise(done)):
+        raise ProtocolError("items out of order")
+    if count > limits.CHUNK_ITEMS_MAX:
+        raise ProtocolError(f"{count} items")
+    if in_blob or (not count and not len(part)):
+        return []
+    items = frames.unpack_items(part, limits.CHUNK_ITEMS_MAX)
+    if len(items) != count or not all(map(len, items)):
+        raise ProtocolError("not one result for each item")
+    return [number for number, item in zip(chunks.numbers(done), items, strict=True) if item[0] == EXCEPTION]
+
+
+def outcome_subject(state: InvocationState, part: int | None = None) -> str:
+    """Where the record of a call is stored: the one that ends it, or (``part``) one that doesn't."""
+    if part is None:
+        return OUTCOME.build(tenant=state.tenant, app=state.app, function=state.function, call=state.call)
+    return OUTCOME_PART.build(
+        tenant=state.tenant, app=state.app, function=state.function, call=state.call, part=str(part)
+    )
+
+
+def subject_of(op: Commit) -> str:
+    """Where this record goes."""
+    return outcome_subject(op.entry.state, None if op.record.final else op.record.part)
+
+
+def invocation_subject(state: InvocationState, partition: str) -> str:
+    """Where the queue holds a call."""
+    return INVOCATION.build(
+        partition=partition, tenant=state.tenant, app=state.app, function=state.function, call=state.call
+    )
+
+
+def packed_record(op: Commit) -> bytes:
+    """The record with its results behind it."""
+    part = _record_part(op.part, op.done, op.take, op)
+    return frames.pack(op.record, [part] if len(part) else ())
+
+
+def _record_part(part: Bytes, done: Ranges, take: Ranges | None, op: Commit) -> Bytes:
+    if take is None and not op.ended:
+        return part
+    results: dict[int, Bytes] = {}
+    if len(part):
+        items = frames.unpack_items(part, limits.CHUNK_ITEMS_MAX)
+        wanted = done if take is None else take
+        results = dict(zip(chunks.numbers(wanted), chunks.select(done, items, wanted), strict=True))
+    for number, error in op.ended.items():
+        results[number] = PLATFORM_ERROR + error.model_dump_json(exclude_defaults=True).encode()
+    return frames.pack_items([results[number] for number in chunks.numbers(op.record.indices or [])])

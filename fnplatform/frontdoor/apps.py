@@ -1,0 +1,81 @@
+"""The verbs about what is deployed: register, deploy, functions, history, rollback, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fleet.protocol.errors import NotDeployed, Refused
+from fleet.protocol.messages import (
+    DeleteReply,
+    DeleteRequest,
+    DeployReply,
+    DeployRequest,
+    FunctionInfo,
+    FunctionsReply,
+    FunctionsRequest,
+    HistoryReply,
+    HistoryRequest,
+    RegisterReply,
+    RegisterRequest,
+    RollbackReply,
+    RollbackRequest,
+)
+from fnplatform.frontdoor.calls import Calls
+from fnplatform.registry import Registry
+
+Parts = Sequence[memoryview]
+
+
+class Apps:
+    """Each verb changes the apps of its own tenant only."""
+
+    def __init__(self, registry: Registry, calls: Calls) -> None:
+        self._registry = registry
+        self._calls = calls
+
+    async def register(self, tenant: str, request: RegisterRequest, parts: Parts) -> RegisterReply:
+        """Make versions callable."""
+        versions, missing = await self._registry.register(tenant, request.manifests)
+        return RegisterReply(missing=missing, versions=versions)
+
+    async def deploy(self, tenant: str, request: DeployRequest, parts: Parts) -> DeployReply:
+        """Make the manifests the whole of the app."""
+        version, unchanged, missing = await self._registry.deploy(tenant, request.app, request.manifests)
+        return DeployReply(missing=missing, app_version=version, unchanged=unchanged)
+
+    async def functions(self, tenant: str, request: FunctionsRequest, parts: Parts) -> FunctionsReply:
+        """What is live, or exactly one version of one function."""
+        app, function, version = request.app, request.function, request.version
+        if version is not None:
+            if app is None or function is None:
+                raise Refused("a version is that of one function: name app and function too")
+            manifest = await self._registry.lookup(tenant, app, function, version)
+            return FunctionsReply(functions=[FunctionInfo(manifest=manifest, version=version)])
+        found = await self._registry.functions(tenant, app, function)
+        if not found and app is not None:
+            raise NotDeployed(
+                f"there is no app {app}" if function is None else f"there is no function {app}.{function}"
+            )
+        return FunctionsReply(functions=found)
+
+    async def history(self, tenant: str, request: HistoryRequest, parts: Parts) -> HistoryReply:
+        """Every deploy that is remembered, and which is live."""
+        record = await self._registry.record(tenant, request.app)
+        if record is None:
+            raise NotDeployed(f"there is no app {request.app}")
+        return HistoryReply(record=record)
+
+    async def rollback(self, tenant: str, request: RollbackRequest, parts: Parts) -> RollbackReply:
+        """Make an earlier deploy live again."""
+        return RollbackReply(app_version=await self._registry.rollback(tenant, request.app, request.number))
+
+    async def delete(self, tenant: str, request: DeleteRequest, parts: Parts) -> DeleteReply:
+        """Remove the app; Refused while calls of it wait, unless they are to be cancelled."""
+        waiting = await self._calls.waiting_of(tenant, request.app)
+        if waiting and not request.cancel:
+            raise Refused(
+                f"{len(waiting)} calls of {request.app} wait or run",
+                hint=f"wait for them, or cancel them: fleet delete {request.app} --cancel",
+            )
+        await self._registry.delete(tenant, request.app)
+        return DeleteReply(cancelled=await self._calls.cancel_app(tenant, request.app) if waiting else 0)

@@ -1,0 +1,128 @@
+"""Publishes that meet in one turn of the event loop share one atomic batch, where each sync to disk costs.
+
+Measured (nats-server 2.15.1): with ``sync_interval: always`` pipelined publishes reach 3,100 to 5,400/s, because each is
+synced by itself; an atomic batch costs about 3.5 ms and then 10 us a message: 15,000/s with 64 in a batch, 23,000 to
+33,000/s with 256. With the default setting pipelining alone reaches 35,000/s and a batch only adds its 2.3 ms. So batches
+are made from BATCH_MIN messages on, and only where every publish is synced.
+
+All expectations of a batch must hold, else nothing of it is stored; then each message is published by itself, so that only
+those that can't be stored fail. When the answer is lost, every message of the batch gets the error: it may be stored or not.
+The stream needs ``allow_atomic``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import NamedTuple
+
+from fleet.protocol.errors import FleetUnavailable
+from fleet.protocol.ids import new_call_id
+from fleet.protocol.limits import MIB
+from fleet.transport import Request
+from fnplatform.jetstream import JetStream, OnStored
+
+BATCH_MIN = 24
+BATCH_MAX = 512
+"""The server allows 1,000."""
+BATCH_BYTES_MAX = 8 * MIB
+
+
+class _Waiting(NamedTuple):
+    subject: str
+    data: bytes
+    on_stored: OnStored
+    expect: int | None
+    ttl_s: float | None
+
+
+class GroupCommit:
+    """Publishes to one stream. ``batching`` False: each by itself, at once."""
+
+    def __init__(self, js: JetStream, *, batching: bool) -> None:
+        self._js = js
+        self._batching = batching
+        self._waiting: list[_Waiting] = []
+        self.batches = 0
+        """Batches that were stored whole."""
+
+    def publish_then(
+        self,
+        subject: str,
+        data: bytes,
+        on_stored: OnStored,
+        *,
+        expect_last_subject_seq: int | None = None,
+        ttl_s: float | None = None,
+    ) -> None:
+        """Publish; ``on_stored`` is called once, with the stream sequence or an error. Never raises by itself."""
+        message = _Waiting(subject, data, on_stored, expect_last_subject_seq, ttl_s)
+        if not self._batching:
+            self._alone(message)
+            return
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._waiting.append(message)
+
+    def _alone(self, message: _Waiting) -> None:
+        self._js.publish_then(
+            message.subject,
+            message.data,
+            message.on_stored,
+            expect_last_subject_seq=message.expect,
+            ttl_s=message.ttl_s,
+        )
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        batch: list[_Waiting] = []
+        size_bytes = 0
+        for message in waiting:
+            if batch and (len(batch) >= BATCH_MAX or size_bytes + len(message.data) > BATCH_BYTES_MAX):
+                self._send(batch)
+                batch, size_bytes = [], 0
+            batch.append(message)
+            size_bytes += len(message.data)
+        self._send(batch)
+
+    def _send(self, batch: list[_Waiting]) -> None:
+        if len(batch) < BATCH_MIN:
+            for message in batch:
+                self._alone(message)
+            return
+
+        def on_reply(reply: Request | FleetUnavailable) -> None:
+            if not isinstance(reply, Request):
+                for message in batch:
+                    message.on_stored(reply)
+                return
+            answer = json.loads(reply.data)
+            if "error" in answer or answer.get("count") != len(batch):
+                for message in batch:
+                    self._alone(message)
+                return
+            self.batches += 1
+            first = int(answer["seq"]) - len(batch) + 1
+            for index, message in enumerate(batch):
+                message.on_stored(first + index)
+
+        batch_id = new_call_id()
+        bus = self._js.bus
+        try:
+            for index, message in enumerate(batch[:-1], 1):
+                bus.publish(message.subject, message.data, headers=_headers(message, batch_id, index))
+        except FleetUnavailable as error:
+            on_reply(error)
+            return
+        last = batch[-1]
+        headers = {**_headers(last, batch_id, len(batch)), "Nats-Batch-Commit": "1"}
+        bus.ask(last.subject, last.data, on_reply, headers=headers)
+
+
+def _headers(message: _Waiting, batch_id: str, sequence: int) -> dict[str, str]:
+    headers = {"Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(sequence)}
+    if message.expect is not None:
+        headers["Nats-Expected-Last-Subject-Sequence"] = str(message.expect)
+    if message.ttl_s is not None:
+        headers["Nats-TTL"] = f"{max(1, round(message.ttl_s))}s"
+    return headers

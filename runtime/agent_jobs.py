@@ -1,0 +1,170 @@
+"""One lease being worked on, and the arithmetic of a chunk's finished items. Pure."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.messages import Lease, LeaseGrant, RunOutcome, RunStatus
+
+Bytes = bytes | bytearray | memoryview
+Ranges = list[tuple[int, int]]
+Key = tuple[int, int]
+"""(epoch, counter) of a lease."""
+
+
+def count_of(ranges: Sequence[tuple[int, int]]) -> int:
+    """How many items ``[first, last]`` ranges name."""
+    return sum(last - first + 1 for first, last in ranges)
+
+
+def cut(ranges: Sequence[tuple[int, int]], position: int, count: int) -> Ranges:
+    """The ranges of the ``count`` items from ``position`` on, counted through ``ranges`` in order."""
+    result: Ranges = []
+    for first, last in ranges:
+        size = last - first + 1
+        if position >= size:
+            position -= size
+            continue
+        taken = min(size - position, count)
+        if taken <= 0:
+            break
+        result.append((first + position, first + position + taken - 1))
+        count -= taken
+        position = 0
+    return result
+
+
+def items_in(packed: Bytes) -> int:
+    """How many items ``frames.pack_items`` packed, without looking at each; ProtocolError for anything else."""
+    if len(packed) < 4:
+        raise ProtocolError("an item list is cut short")
+    count: int = struct.unpack_from("<I", packed)[0]
+    if len(packed) < 4 + 4 * count:
+        raise ProtocolError("an item list is cut short")
+    return count
+
+
+def join_items(packed: Sequence[Bytes]) -> bytes:
+    """Several item lists as one, without touching single items: counts, then all lengths, then all bodies."""
+    if len(packed) == 1:
+        return bytes(packed[0])
+    counts = [items_in(one) for one in packed]
+    views = [memoryview(one) for one in packed]
+    lengths = [view[4 : 4 + 4 * count] for view, count in zip(views, counts, strict=True)]
+    bodies = [view[4 + 4 * count :] for view, count in zip(views, counts, strict=True)]
+    return b"".join((struct.pack("<I", sum(counts)), *lengths, *bodies))
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A lease from its grant until its last outcome is in the outbox, or it is dropped or given back."""
+
+    grant: LeaseGrant
+    args: Bytes | None = field(repr=False)
+    """None: a blob that must be fetched."""
+    bundle: bytes | None = field(repr=False)
+    checkpoint: Bytes | None = field(default=None, repr=False)
+    program_key: str = ""
+    received_s: float = 0.0
+    run: int = 0
+    """Number of the run on its slot; a new one each time it is sent to one."""
+    slot: str | None = None
+    started_s: float | None = None
+    """When it became the first of its slot."""
+    started_unix_s: float = 0.0
+    check_s: float = float("inf")
+    """Look at its deadline then."""
+    kill_s: float = float("inf")
+    """Cancelled while it waited behind another: may take until then."""
+    cancelled: bool = False
+    items: int | None = None
+    finished: int = 0
+    """Items whose results are here, in order."""
+    sent: int = 0
+    """Items whose results are in the outbox."""
+    buffer: list[Bytes] = field(default_factory=list, repr=False)
+    buffer_bytes: int = 0
+    partial_s: float = 0.0
+    """When the last PARTIAL was made."""
+
+    def __post_init__(self) -> None:
+        if self.grant.item_numbers is not None:
+            self.items = count_of(self.grant.item_numbers)
+
+    @property
+    def lease(self) -> Lease:
+        """The right to run it."""
+        return self.grant.lease
+
+    @property
+    def key(self) -> Key:
+        """What orders and names the lease."""
+        return self.grant.lease.epoch, self.grant.lease.counter
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has all it needs to run."""
+        return self.args is not None and self.bundle is not None
+
+    def rewind(self) -> None:
+        """Forget the slot it was on; items that are in the outbox stay done."""
+        self.slot, self.started_s, self.run = None, None, 0
+
+    def add_items(self, first: int, packed: Bytes) -> None:
+        """Take finished items; ProtocolError where they aren't the next ones of this chunk."""
+        count = items_in(packed)
+        if self.items is None or first != self.finished or first + count > self.items:
+            raise ProtocolError(f"items {first} to {first + count} don't follow {self.finished} of {self.items}")
+        if count:
+            self.finished += count
+            self.buffer.append(packed)
+            self.buffer_bytes += len(packed)
+
+    def take_items(self) -> tuple[Ranges, bytes]:
+        """Numbers and results of the items that aren't in the outbox yet."""
+        assert self.grant.item_numbers is not None, "a single call has no items"
+        if not self.buffer:
+            return [], b""
+        numbers = cut(self.grant.item_numbers, self.sent, self.finished - self.sent)
+        packed = join_items(self.buffer)
+        self.sent = self.finished
+        self.buffer, self.buffer_bytes = [], 0
+        return numbers, packed
+
+    def culprit(self, position: int | None) -> int | None:
+        """Number of the item that was running, None if it isn't known for sure.
+
+        A sandbox reports a new item only when 5 ms have passed since its last report, unless ``exact``: the last report
+        alone says little. A chunk with one item left leaves no doubt.
+        """
+        if self.items is None or self.grant.item_numbers is None:
+            return None
+        if self.items - self.finished == 1:
+            position = self.finished
+        elif not self.grant.exact:
+            return None
+        if position is None or not self.finished <= position < self.items:
+            return None
+        return cut(self.grant.item_numbers, position, 1)[0][0]
+
+    def outcome(
+        self,
+        status: RunStatus,
+        *,
+        unix_s: float,
+        done: Ranges | None = None,
+        culprit: int | None = None,
+        message: str = "",
+        summary: str = "",
+        run_s: float = 0.0,
+        memory_bytes: int = 0,
+    ) -> RunOutcome:
+        """What came of it. Not validated: it is made of our own values, on the hot path."""
+        return RunOutcome.model_construct(
+            lease=self.grant.lease, status=status, done=done, message=message, summary=summary, blob=None, blob_bytes=0,
+            culprit=culprit, slot=self.slot or "",
+            started_unix_s=self.started_unix_s, finished_unix_s=unix_s, run_s=run_s, memory_bytes=memory_bytes,
+        )  # fmt: skip

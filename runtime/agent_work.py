@@ -1,0 +1,387 @@
+"""The working half of the agent's core: leases on slots, deadlines, outcomes. Pure; driven by ``agent_state.AgentCore``.
+
+Methods append actions to ``out``. ``now_s``, ``unix_s``, ``connected`` and ``eligible`` are set by the core.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.limits import INLINE_RESULT_BYTES_MAX, LEASE_S
+from fleet.protocol.messages import RunStatus
+from runtime import agent_types as t
+from runtime.agent_jobs import Bytes, Job, Key
+from runtime.agent_slots import Slot, SlotPool
+from runtime.outbox import Entry, Outbox, Report
+
+PARTIAL_S = 0.25
+"""Finished items of a long chunk are reported this often."""
+PARTIAL_BYTES = 1 << 20
+assert PARTIAL_BYTES < INLINE_RESULT_BYTES_MAX
+CANCEL_GRACE_S = 0.1
+"""A call that was cancelled while it waited behind another in its slot is killed when it runs longer than this: most
+are shorter, and killing costs a process."""
+START_AGAIN_S_MIN = 0.1
+START_AGAIN_S_MAX = 5.0
+NEVER = float("inf")
+
+
+class Work:
+    """See the module."""
+
+    def __init__(self, config: t.AgentConfig) -> None:
+        self.config = config
+        self.pool = SlotPool(config.slots, config.spares)
+        self.outbox = Outbox()
+        self.jobs: dict[Key, Job] = {}
+        """Leases that are worked on, oldest first."""
+        self.waiting: deque[Job] = deque()
+        """Those of them that have all they need but no slot yet."""
+        self.dying: set[str] = set()
+        """Slots that were killed and aren't reaped yet."""
+        self.connected = False
+        self.eligible = False
+        self.fenced = 0
+        """Leases dropped by the fence, since the start."""
+        self.beat_ok_s = -NEVER
+        """When the last answered beat was sent."""
+        self.now_s = 0.0
+        self.unix_s = 0.0
+        self.out: list[t.Action] = []
+        self._runs = 0
+        self._start_again_s = -NEVER
+        self._start_pause_s = 0.0
+
+    @property
+    def due_s(self) -> float:
+        """When time alone changes something here."""
+        due = [self._fence_s()]
+        if self.connected:
+            due.append(self.outbox.due_s)
+        for slot in self.pool.slots.values():
+            if slot.jobs:
+                head = slot.jobs[0]
+                due += (head.kill_s, head.check_s)
+                if head.buffer:
+                    due.append(head.partial_s + PARTIAL_S)
+        if self.eligible and self.pool.missing > 0:
+            due.append(self._start_again_s)
+        return min(due)
+
+    @property
+    def room(self) -> int:
+        """Leases that may be taken now."""
+        if not self.eligible or self.outbox.full:
+            return 0
+        return self.pool.places * (1 + self.config.ahead) - len(self.jobs)
+
+    # --- leases ------------------------------------------------------------------------------------------------------
+
+    def _fence_s(self) -> float:
+        if not self.jobs:
+            return NEVER
+        oldest = next(iter(self.jobs.values()))
+        return max(self.beat_ok_s, oldest.received_s) + LEASE_S  # a grant is as good as an answered beat
+
+    def fence(self) -> None:
+        """Drop the leases, and kill what runs under them, if no beat was answered for LEASE_S."""
+        if not self.jobs or self.now_s < self._fence_s():
+            return
+        self.fenced += len(self.jobs)
+        self.jobs.clear()
+        self.waiting.clear()
+        self.kill([slot for slot in self.pool.in_kill_order() if slot.jobs])
+        self.fill()
+
+    def take(self, job: Job) -> None:
+        """Begin to work on a lease."""
+        older = [known for known in self.jobs.values() if known.lease.call == job.lease.call]
+        self._end(older)  # a newer lease of the same call: what runs under the older one counts no more
+        job.received_s = self.now_s
+        self.jobs[job.key] = job
+        if job.complete:
+            self._place(job)
+        else:
+            self.out.append(t.FetchJob(job))
+
+    def on_fetched(self, event: t.Fetched) -> None:
+        job = event.job
+        job.bundle, job.args = event.bundle, event.args
+        if self.jobs.get(job.key) is job:
+            self._place(job)
+
+    def on_fetch_failed(self, event: t.FetchFailed) -> None:
+        self._finish(event.job, RunStatus.ABANDONED, message=event.message)
+
+    def drop(self, counters: Iterable[int]) -> None:
+        """Stop working on leases that the control plane ended, without an outcome."""
+        wanted = set(counters)
+        self._end([job for job in self.jobs.values() if job.lease.counter in wanted])
+
+    def _end(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            del self.jobs[job.key]
+            job.cancelled = True
+        # Only now: a slot that is replaced hands its other jobs on, and none of these must be among them.
+        for job in jobs:
+            slot = self.pool.slots.get(job.slot) if job.slot is not None else None
+            if slot is None:
+                if job in self.waiting:
+                    self.waiting.remove(job)
+            elif slot.jobs[0] is job:
+                self._replace(slot)
+
+    def give_up_all(self) -> list[Job]:
+        """Report finished items and forget every lease; returns the jobs they were for. Slots are dead already."""
+        jobs = list(self.jobs.values())
+        for job in jobs:
+            self._partial(job)
+        self.jobs.clear()
+        self.waiting.clear()
+        return jobs
+
+    # --- slots -------------------------------------------------------------------------------------------------------
+
+    def _place(self, job: Job, *, first: bool = False) -> bool:
+        """Send a job to a slot, or let it wait."""
+        slot, evicted = self.pool.choose(job.grant.tenant, job.program_key)
+        if evicted is not None:
+            self.kill([evicted])
+            self.fill()
+        if slot is None:
+            (self.waiting.appendleft if first else self.waiting.append)(job)
+            return False
+        self._runs += 1
+        job.run, job.slot = self._runs, slot.id
+        slot.tenant, slot.program_key = job.grant.tenant, job.program_key
+        slot.jobs.append(job)
+        if len(slot.jobs) == 1:
+            self._start_clock(job)
+        self.out.append(t.RunJob(slot.id, job))
+        return True
+
+    def _place_waiting(self) -> None:
+        while self.waiting and self._place(self.waiting.popleft(), first=True):
+            pass
+
+    def _start_clock(self, job: Job) -> None:
+        job.started_s = job.partial_s = self.now_s
+        job.started_unix_s = self.unix_s
+        job.check_s = self.now_s + job.grant.program.timeout_s
+        if job.cancelled:
+            job.kill_s = self.now_s + CANCEL_GRACE_S
+
+    def fill(self) -> None:
+        """Start the slots that are missing, while the car is eligible."""
+        while self.eligible and self.pool.missing > 0 and self.now_s >= self._start_again_s:
+            self.out.append(t.StartSlot(self.pool.start().id))
+
+    def kill(self, slots: list[Slot], *, departure: bool = False) -> list[Job]:
+        """Kill slots; returns the jobs they had, in order."""
+        if slots:
+            self.out.append(t.KillSlots(tuple(slot.id for slot in slots), departure))
+        self.dying.update(slot.id for slot in slots)
+        return [job for slot in slots for job in self.pool.remove(slot)]
+
+    def _replace(self, slot: Slot) -> None:
+        """Kill a slot; its jobs that are still leased (never the first) go to others, in front of the queue."""
+        self._requeue(self.kill([slot]))
+
+    def _requeue(self, jobs: list[Job]) -> None:
+        left = [job for job in jobs if self.jobs.get(job.key) is job]
+        assert all(job.finished == 0 for job in left), "a job that began can't be moved"
+        self.waiting.extendleft(reversed(left))
+        self.fill()
+        self._place_waiting()
+
+    def on_slot_ready(self, event: t.SlotReady) -> None:
+        slot = self.pool.slots.get(event.slot)
+        if slot is not None and not slot.ready:
+            self.pool.ready(slot)
+            self._start_pause_s = 0.0
+            self._place_waiting()
+
+    def on_slot_exited(self, event: t.SlotExited) -> None:
+        self.dying.discard(event.slot)
+        slot = self.pool.slots.get(event.slot)
+        if slot is None:
+            return
+        if not slot.ready:
+            # It never came up (image damaged, no memory): try again, ever more slowly.
+            self._start_pause_s = min(START_AGAIN_S_MAX, max(START_AGAIN_S_MIN, 2 * self._start_pause_s))
+            self._start_again_s = self.now_s + self._start_pause_s
+        if slot.jobs:
+            message = f"the sandbox process ended by itself: {event.message}"
+            self._finish(slot.jobs[0], RunStatus.TRAP, message=message)
+        self._requeue(self.pool.remove(slot))
+
+    def _head(self, slot_id: str, run: int) -> tuple[Slot, Job] | None:
+        """The slot and its first job, if that is the one of ``run``; a slot that tells of another is killed."""
+        slot = self.pool.slots.get(slot_id)
+        if slot is None:
+            return None  # killed; what it wrote before counts no more
+        if slot.jobs and slot.jobs[0].run == run:
+            return slot, slot.jobs[0]
+        self._fail(slot, f"the slot told of run {run}, which it doesn't run")
+        return None
+
+    def _fail(self, slot: Slot, message: str) -> None:
+        """A slot that can't be used: another car does its job."""
+        if slot.jobs:
+            self._finish(slot.jobs[0], RunStatus.ABANDONED, message=message)
+        self._replace(slot)
+
+    def on_slot_items(self, event: t.SlotItems) -> None:
+        found = self._head(event.slot, event.run)
+        if found is None:
+            return
+        slot, job = found
+        try:
+            job.add_items(event.first, event.results)
+        except ProtocolError as error:
+            self._fail(slot, str(error))
+            return
+        if self.jobs.get(job.key) is not job:
+            job.buffer.clear()  # cancelled
+        elif self.now_s >= job.partial_s + PARTIAL_S or job.buffer_bytes >= PARTIAL_BYTES:
+            self._partial(job)
+            self.flush()
+
+    def on_slot_done(self, event: t.SlotDone) -> None:
+        found = self._head(event.slot, event.run)
+        if found is None:
+            return
+        slot, job = found
+        if job.items is not None:
+            try:
+                job.add_items(event.first, event.result)
+                if job.finished != job.items:
+                    raise ProtocolError(f"the slot ended a chunk of {job.items} items after {job.finished}")
+            except ProtocolError as error:
+                self._fail(slot, str(error))
+                return
+        slot.jobs.popleft()
+        if slot.jobs:
+            self._start_clock(slot.jobs[0])
+        if self.waiting:
+            self._place_waiting()
+        self._finish(
+            job, RunStatus.OK, result=event.result, summary=event.summary, run_s=event.run_s,
+            memory_bytes=event.memory_bytes,
+        )  # fmt: skip
+
+    def on_slot_trapped(self, event: t.SlotTrapped) -> None:
+        found = self._head(event.slot, event.run)
+        if found is not None:
+            slot, job = found
+            self._finish(job, RunStatus.TRAP, position=event.position, message=event.message)
+            self._replace(slot)
+
+    def on_slot_failed(self, event: t.SlotFailed) -> None:
+        found = self._head(event.slot, event.run)
+        if found is not None:
+            self._fail(found[0], event.message)
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def tick(self, running: Mapping[str, t.Running]) -> None:
+        """Deadlines, chunks that are due for a report, outcomes that are due again."""
+        if self.now_s >= self._start_again_s:
+            self.fill()
+        for slot in list(self.pool.slots.values()):
+            if slot.jobs:
+                self._check(slot, running.get(slot.id))
+        if self.connected:
+            self._send(self.outbox.resend(self.now_s))
+            self.flush()
+
+    def _check(self, slot: Slot, seen: t.Running | None) -> None:
+        job = slot.jobs[0]
+        if seen is not None and seen.run != job.run:
+            seen = None  # it is past this job already, its last words are in the pipe
+        if self.now_s >= job.kill_s:
+            self._replace(slot)
+            return
+        if self.now_s >= job.check_s:
+            job.check_s = self._deadline_s(job, seen)
+            if self.now_s >= job.check_s:
+                message = f"ran longer than timeout={job.grant.program.timeout_s:g} s"
+                self._finish(job, RunStatus.TIMEOUT, position=seen.position if seen else None, message=message)
+                self._replace(slot)
+                return
+        if job.buffer and self.now_s >= job.partial_s + PARTIAL_S:
+            self._partial(job)
+
+    def _deadline_s(self, job: Job, seen: t.Running | None) -> float:
+        """When the first job of a slot, or its present item, has run out of time."""
+        timeout_s = job.grant.program.timeout_s
+        assert job.started_s is not None, "the first job of a slot has a start"
+        started_s = job.started_s
+        if seen is not None and started_s <= seen.started_s <= self.now_s:
+            started_s = seen.started_s
+        # A guest that only claims to have begun another item gains no more than the chunk's whole time.
+        return min(started_s + timeout_s, job.started_s + timeout_s * (job.items or 1))
+
+    # --- outcomes ----------------------------------------------------------------------------------------------------
+
+    def _finish(
+        self, job: Job, status: RunStatus, *, result: Bytes = b"", position: int | None = None, message: str = "",
+        summary: str = "", run_s: float = 0.0, memory_bytes: int = 0,
+    ) -> None:  # fmt: skip
+        """The lease's last outcome; none if the lease was ended meanwhile."""
+        if self.jobs.get(job.key) is not job:
+            return
+        del self.jobs[job.key]
+        done = culprit = None
+        if job.items is not None:
+            if status in (RunStatus.TRAP, RunStatus.TIMEOUT):
+                culprit = job.culprit(position)
+            done, result = job.take_items()
+        outcome = job.outcome(
+            status, unix_s=self.unix_s, done=done, culprit=culprit, message=message, summary=summary, run_s=run_s,
+            memory_bytes=memory_bytes,
+        )  # fmt: skip
+        self._keep(self.outbox.add(outcome, result))
+        self.flush()
+
+    def _partial(self, job: Job) -> None:
+        """Put finished items into the outbox; the lease goes on."""
+        if job.buffer:
+            done, part = job.take_items()
+            job.partial_s = self.now_s
+            self._keep(self.outbox.add(job.outcome(RunStatus.PARTIAL, unix_s=self.unix_s, done=done), part))
+
+    def _keep(self, entry: Entry) -> None:
+        if entry.storing:
+            self.out.append(t.PutBlob(entry.number, entry.outcome.lease, entry.part))
+
+    def flush(self, *, all_now: bool = False) -> None:
+        """Send outcomes that may go."""
+        if self.connected:
+            self._send(self.outbox.take(self.now_s, all_now=all_now))
+
+    def send_again(self) -> None:
+        """After a reconnect: nobody knows which reports arrived."""
+        self._send(self.outbox.resend(self.now_s, everything=True))
+        self.flush()
+
+    def _send(self, reports: list[Report]) -> None:
+        for report in reports:
+            outcomes = tuple(entry.outcome for entry in report.entries)
+            self.out.append(t.SendReport(report.number, outcomes, tuple(entry.part for entry in report.entries)))
+
+    def on_verdicts(self, event: t.Verdicts) -> None:
+        refused = self.outbox.answered(event.number, event.committed)
+        # Finished items refused: the lease isn't the newest any more, what runs under it is for nothing.
+        self._end([job for key in {entry.key for entry in refused} if (job := self.jobs.get(key)) is not None])
+        self.flush()
+
+    def on_blob_stored(self, event: t.BlobStored) -> None:
+        self.outbox.stored(event.entry, event.digest, event.size_bytes)
+        self.flush()
+
+    def on_blob_refused(self, event: t.BlobRefused) -> None:
+        self.outbox.not_stored(event.entry, event.message)
+        self.flush()

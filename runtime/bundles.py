@@ -1,0 +1,133 @@
+"""Code bundles on a car: in memory, on disk, or fetched; always checked by digest before use.
+
+A bundle is opaque here: the agent neither unzips nor imports it. Files lie under their digest, written under another
+name and renamed, so that two agents may share a folder. What is damaged on disk is removed and fetched again.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.ids import digest as digest_of
+from fleet.protocol.limits import BUNDLE_BYTES_MAX, MIB
+
+MEMORY_BYTES_MAX = 32 * MIB
+DISK_BYTES_MAX = 1024 * MIB
+
+Fetch = Callable[[], Awaitable[bytes]]
+
+
+class BundleCache:
+    """See the module. ``folder`` None: in memory alone."""
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        memory_bytes_max: int = MEMORY_BYTES_MAX,
+        disk_bytes_max: int = DISK_BYTES_MAX,
+    ) -> None:
+        self._folder = folder
+        self._memory: OrderedDict[str, bytes] = OrderedDict()
+        self._memory_bytes = 0
+        self._memory_bytes_max = memory_bytes_max
+        self._disk_bytes_max = disk_bytes_max
+        self._loading: dict[str, anyio.Event] = {}
+        self.fetched = 0
+        """Bundles that were fetched, since the start."""
+
+    def get(self, digest: str) -> bytes | None:
+        """The bundle if it is in memory."""
+        found = self._memory.get(digest)
+        if found is not None:
+            self._memory.move_to_end(digest)
+        return found
+
+    async def load(self, digest: str, fetch: Fetch) -> bytes:
+        """The bundle, from wherever it is nearest. Concurrent loads of one digest fetch it once.
+
+        ProtocolError when what was fetched has another digest; what ``fetch`` raises passes through.
+        """
+        while (loading := self._loading.get(digest)) is not None:
+            await loading.wait()
+        found = self.get(digest)
+        if found is not None:
+            return found
+        done = self._loading[digest] = anyio.Event()
+        try:
+            found = await anyio.to_thread.run_sync(self._read, digest)
+            if found is None:
+                found = await fetch()
+                self.fetched += 1
+                if await anyio.to_thread.run_sync(digest_of, found) != digest:
+                    raise ProtocolError(f"bundle {digest[:12]} arrived damaged")
+                await anyio.to_thread.run_sync(self._write, digest, found)
+            self._remember(digest, found)
+            return found
+        finally:
+            del self._loading[digest]
+            done.set()
+
+    def _remember(self, digest: str, data: bytes) -> None:
+        self._memory[digest] = data
+        self._memory_bytes += len(data)
+        while self._memory_bytes > self._memory_bytes_max and len(self._memory) > 1:
+            _, dropped = self._memory.popitem(last=False)
+            self._memory_bytes -= len(dropped)
+
+    def _read(self, digest: str) -> bytes | None:
+        if self._folder is None:
+            return None
+        path = self._folder / digest
+        try:
+            if path.stat().st_size > BUNDLE_BYTES_MAX:
+                raise ProtocolError("too large to be a bundle")
+            data = path.read_bytes()
+            if digest_of(data) != digest:
+                raise ProtocolError("damaged")
+            os.utime(path)  # least recently used goes first
+            return data
+        except ProtocolError:
+            path.unlink(missing_ok=True)
+            return None
+        except OSError:
+            return None
+
+    def _write(self, digest: str, data: bytes) -> None:
+        """A full or read-only disk costs the copy on disk, not the call."""
+        if self._folder is None:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._make_room(len(data))
+            handle, name = tempfile.mkstemp(prefix=".new-", dir=self._folder)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                os.replace(name, self._folder / digest)
+            except OSError:
+                Path(name).unlink(missing_ok=True)
+                raise
+        except OSError:
+            return
+
+    def _make_room(self, wanted_bytes: int) -> None:
+        assert self._folder is not None, "no folder, no room"
+        stats = sorted(
+            ((path.stat(), path) for path in self._folder.iterdir() if not path.name.startswith(".")),
+            key=lambda pair: pair[0].st_mtime,
+        )
+        total = wanted_bytes + sum(stat.st_size for stat, _ in stats)
+        for stat, path in stats:
+            if total <= self._disk_bytes_max:
+                return
+            path.unlink(missing_ok=True)
+            total -= stat.st_size

@@ -1,0 +1,37 @@
+"""The part of ``fleet`` that user code may import in here: what needs the standard library only."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+MODULES = (
+    "fleet",
+    "fleet._app",
+    "fleet._context",
+    "fleet._function",
+    "fleet._later",
+    "fleet.protocol",
+    "fleet.protocol._exception_data",
+    "fleet.protocol._not_portable",
+    "fleet.protocol.codec",
+    "fleet.protocol.errors",
+    "fleet.protocol.ids",
+    "fleet.protocol.limits",
+    "fleet.protocol.options",
+    "fleet.protocol.units",
+)
+"""Baked into the guest (``build.py`` copies these files)."""
+
+
+def import_fleet() -> None:
+    """Import all of it, and let what only makes sense outside do nothing."""
+    for name in MODULES:
+        importlib.import_module(name)
+    fleet: Any = importlib.import_module("fleet")
+    # A script may say these at its top level, before or without `if __name__ == "__main__":`.
+    fleet.connect = fleet.enable_output = _nothing
+
+
+def _nothing(*_args: Any, **_kwargs: Any) -> None:
+    """Accept anything, do nothing."""

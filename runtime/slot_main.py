@@ -1,0 +1,200 @@
+"""The slot process: lock in, take jobs from the pipe, run them in the sandbox, answer. One thread, blocking.
+
+It is started by ``runtime.slots`` as a fresh interpreter with an empty environment, so that nothing of the agent's
+memory is in it; it ends on EOF of the pipe, with its agent (parent-death signal), or by the agent's SIGKILL.
+Everything it will ever need is imported and mapped before ``lock``: afterwards no file can be opened.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from fleet.protocol.errors import SandboxTrap
+from runtime import slot_events, slot_wire
+from runtime.sandbox import lockdown
+from runtime.slot_page import Page
+from runtime.slot_wire import Bytes, Frame, FrameBuffer, Kind, LogLine, SlotJob, SlotProgram, SlotResult
+
+_IOV_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a slot is started; travels as JSON in its arguments."""
+
+    pipe: int
+    page: int
+    parent_pid: int
+    path_aot: str
+    started_monotonic_s: float
+    data_bytes_max: int
+
+
+class Sandbox(Protocol):
+    """What the loop needs of ``runtime.sandbox.wasm.WasmSandbox``."""
+
+    def prepare(self) -> None: ...
+    def load(self, program: SlotProgram, bundle: bytes) -> None: ...
+    def run(self, job: SlotJob) -> SlotResult: ...
+
+
+class Pipe:
+    """Blocking frames over the socket to the agent."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._buffer = FrameBuffer()
+
+    def receive(self) -> Frame | None:
+        """The next frame, None when the agent has closed its end."""
+        while True:
+            received = self._buffer.take()
+            if received is not None:
+                return received
+            count = self._socket.recv_into(self._buffer.target())
+            if count == 0:
+                return None
+            self._buffer.received(count)
+
+    def send(self, buffers: list[Bytes]) -> None:
+        """Send all of a frame. OSError when the agent is gone."""
+        if len(buffers) == 1:
+            self._socket.sendall(buffers[0])
+            return
+        left = [memoryview(part).cast("B") for part in buffers if len(part)]
+        while left:
+            count = self._socket.sendmsg(left[:_IOV_MAX])
+            while left and count >= len(left[0]):
+                count -= len(left[0])
+                del left[0]
+            if left:
+                left[0] = left[0][count:]
+
+
+class Reporter:
+    """The sandbox's ``Host``: passes on what the guest tells while it runs."""
+
+    def __init__(self, pipe: Pipe, page: Page) -> None:
+        self._pipe = pipe
+        self._page = page
+        self._job = 0
+        self._item: int | None = None
+        self._chunk = self._exact = False
+
+    def begin(self, job: SlotJob) -> None:
+        """What follows belongs to ``job``."""
+        self._job = job.job
+        self._chunk, self._exact = job.items is not None, job.exact
+        self._item = None
+        self._page.write_progress(job.job, None, time.monotonic())
+
+    def end(self) -> None:
+        """Nothing runs."""
+        self._job = 0
+        self._page.write_progress(0, None, 0.0)
+
+    @property
+    def culprit(self) -> int | None:
+        """The item that is running, if that is known: only ``exact`` jobs report each one."""
+        return self._item if self._exact else None
+
+    def progress(self, position: int) -> None:
+        """Item ``position`` of the job begins now."""
+        if self._chunk:
+            self._item = position
+            self._page.write_progress(self._job, position, time.monotonic())
+
+    def items(self, first: int, results: bytes) -> None:
+        """Results of the items from position ``first`` on: out of this process, hence safe from its end."""
+        self._pipe.send(slot_events.items_frame(self._job, first, results))
+
+    def log(self, lines: list[LogLine], position: int | None) -> None:
+        """Lines that the function printed."""
+        self._pipe.send(slot_events.log_frame(self._job, position, lines))
+
+    def checkpoint(self, state: bytes) -> None:
+        """The function saved its state."""
+        self._pipe.send(slot_events.checkpoint_frame(self._job, state))
+
+    def departing(self) -> bool:
+        """Whether the owner is about to leave."""
+        return self._page.departing
+
+
+def serve(pipe: Pipe, sandbox: Sandbox, reporter: Reporter) -> None:
+    """Run jobs in the order they come, until the agent closes the pipe."""
+    program: SlotProgram | None = None
+    bundle = b""
+    while (received := pipe.receive()) is not None:
+        if received.kind == Kind.LOAD:
+            program, bundle = slot_wire.parse_load(received), bytes(received.body)
+            continue
+        assert received.kind == Kind.RUN and program is not None, received
+        job = slot_wire.parse_run(received, program)
+        del received  # Its body is the arguments, perhaps hundreds of megabytes: `job` alone keeps them.
+        answer = _run_one(sandbox, reporter, program, bundle, job)
+        del job
+        pipe.send(answer)
+        del answer
+        if program.isolation == "call":
+            sandbox.prepare()
+
+
+def _run_one(sandbox: Sandbox, reporter: Reporter, program: SlotProgram, bundle: bytes, job: SlotJob) -> list[Bytes]:
+    reporter.begin(job)
+    try:
+        sandbox.load(program, bundle)
+        result = sandbox.run(job)
+    except SandboxTrap as error:
+        return slot_events.trapped_frame(job.job, reporter.culprit, error.message)
+    except OSError:
+        raise  # The pipe: the agent is gone.
+    except Exception as error:
+        # Whatever the sandbox couldn't do for this job (a damaged bundle, no memory for an instance) is told to the
+        # agent, who decides: it has spare slots and other cars have other memory.
+        return slot_events.failed_frame(job.job, f"{type(error).__name__}: {error}")
+    finally:
+        reporter.end()
+    return slot_events.done_frame(job.job, result)
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", "rb") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main(argument: str) -> None:
+    """Run one slot; ``argument`` is its Settings as JSON. Returns when the agent closes the pipe."""
+    settings = Settings(**json.loads(argument))
+    held = lockdown.prepare("fleet-slot", [settings.pipe, settings.page])
+    lockdown.die_with_parent(settings.parent_pid)
+    os.environ["TOKIO_WORKER_THREADS"] = "1"  # wasmtime's clock runs on tokio, which would start one per core.
+    page = Page(settings.page)
+    os.close(settings.page)
+    pipe = Pipe(socket.socket(fileno=settings.pipe))
+    reporter = Reporter(pipe, page)
+
+    from runtime.sandbox.wasm import WasmSandbox  # Last: an orphan is gone before it has read 50 MB.
+
+    sandbox = WasmSandbox(settings.path_aot, reporter)
+    sandbox.prepare()  # Warms whatever is made on first use, while files can still be opened.
+    gc.collect()
+    gc.freeze()  # What start-up made stays: later collections needn't look at it, and its pages stay shared.
+    resident_bytes = _resident_bytes()
+    plan = lockdown.Plan(settings.parent_pid, data_bytes_max=settings.data_bytes_max)
+    layers = lockdown.lock(plan, held)
+    start_s = time.monotonic() - settings.started_monotonic_s
+    try:
+        pipe.send(slot_events.ready_frame(layers, start_s, resident_bytes))
+        serve(pipe, sandbox, reporter)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # The agent is gone, and so is whoever would read why.
+    sys.stderr.flush()
+    os._exit(0)  # Nothing to save: a slot has no state that outlives it.

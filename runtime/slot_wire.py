@@ -1,0 +1,285 @@
+"""What agent and slot say to each other: the values, and their frames on the pipe.
+
+Kept free of pydantic and of everything else that is slow to import: a slot is an interpreter of its own, started by
+the hundred. The agent trusts nothing that comes from a slot: every frame is bounded and checked, anything else is a
+ProtocolError and ends the slot.
+
+Words:    ``position`` counts the items of one job from 0, in the order of its arguments; the item *numbers* of the map
+          that they stand for are in ``SlotJob.item_numbers``.
+Frame:    kind u8 | flags u8 | reserved u16 | head length u32 | body length u64, then head, then body. Little endian.
+          Towards the slot the head is JSON; from the slot it is a fixed struct, and text where there is some.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fleet.protocol import limits
+from fleet.protocol.errors import ProtocolError
+
+Bytes = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class SlotProgram:
+    """One version of one function, as a slot needs to know it. ``key`` is the digest that stands for all of it."""
+
+    key: str
+    module: str
+    qualname: str
+    memory_bytes: int
+    isolation: str = "instance"
+    """``instance``: calls of the program share a warm sandbox; ``call``: a fresh one for every call."""
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotJob:
+    """One run: a single call (``items`` None) or a chunk of a map (``items`` = how many).
+
+    ``args``: the pickle of ``(args, kwargs)``, for a chunk ``pack_items`` of such pickles. Neither agent nor slot
+    process looks into it, only the sandbox does.
+    """
+
+    job: int
+    """Chosen by the agent, > 0, never twice in the life of one slot."""
+    program: SlotProgram
+    args: Bytes = field(repr=False)
+    call: str = ""
+    attempt: int = 1
+    car: str = ""
+    """Pseudonym of the car, what ``fleet.current().car`` says."""
+    timeout_s: float = 0.0
+    """Seconds of execution, for each item of a chunk anew. The slot only tells the function its deadline (start +
+    ``timeout_s``); the one who enforces it is the agent, by SIGKILL."""
+    items: int | None = None
+    item_numbers: list[tuple[int, int]] | None = None
+    """The chunk's item numbers as [first, last] ranges, in the order of ``args``."""
+    item_attempts: dict[int, int] = field(default_factory=dict)
+    """Attempt of single items (by item number) where it isn't ``attempt``."""
+    exact: bool = False
+    """Report every item before it runs, so that the one a sandbox dies on is known."""
+    checkpoint: Bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotResult:
+    """What a sandbox returned for a job (``WasmSandbox.run``)."""
+
+    result: bytes = field(repr=False)
+    """Single call: status byte and codec bytes. Chunk: ``pack_items`` of what ``items`` hasn't delivered yet."""
+    first: int = 0
+    """Chunk: position of the first item in ``result``."""
+    summary: str = ""
+    """``ValueError: bad`` when the (last failing) result is an exception, else empty."""
+    run_s: float = 0.0
+    memory_bytes: int = 0
+    """Linear memory of the sandbox after the run."""
+
+
+LogLine = tuple[float, int, str]
+"""Unix time in seconds, stream (1 stdout, 2 stderr), text without its newline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Isolation layers of a slot process: those the kernel granted and those it could not."""
+
+    held: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a slot runs right now. ``job`` 0: nothing. ``item``: position in the chunk, None for a single call (and for a
+    chunk whose first item hasn't begun). Unless the job is ``exact``, short items (under 5 ms) may begin unreported: then
+    ``item`` is the last that was, and the one that runs is that or a later one.
+
+    ``started_monotonic_s`` (CLOCK_MONOTONIC, the same in all processes) is when that job, or that item, began.
+    """
+
+    job: int = 0
+    item: int | None = None
+    started_monotonic_s: float = 0.0
+
+
+# --- frames ----------------------------------------------------------------------------------------------------------
+
+FRAME = struct.Struct("<BxxxIQ")
+HEAD_BYTES_MAX = limits.MIB
+BODY_BYTES_MAX = limits.PAYLOAD_BYTES_MAX + limits.MIB
+TEXT_BYTES_MAX = 4 * limits.ERROR_TEXT_CHARS_MAX
+_SMALL_BYTES = 64 * limits.KIB
+"""Frames up to this size are gathered in one buffer; a larger one is received straight into its own."""
+
+
+class Kind(enum.IntEnum):
+    """What a frame is. Below 16: agent to slot; above: slot to agent."""
+
+    LOAD = 1
+    RUN = 2
+    READY = 16
+    ITEMS = 17
+    LOG = 18
+    CHECKPOINT = 19
+    DONE = 20
+    TRAPPED = 21
+    FAILED = 22
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame as received. ``body`` is a copy of its own, or the buffer it was received into."""
+
+    kind: int
+    head: bytes
+    body: Bytes = field(repr=False)
+
+
+class FrameBuffer:
+    """Bytes of a stream in, frames out; no I/O. Receive into ``target()``, tell how much with ``received``, ``take``.
+
+    ProtocolError for a length over the limits, before anything is allocated.
+    """
+
+    def __init__(self) -> None:
+        self._small = bytearray(2 * _SMALL_BYTES)
+        self._start = 0
+        self._end = 0
+        self._large: bytearray | None = None
+        self._large_end = 0
+
+    def target(self) -> memoryview:
+        """Where the next bytes of the stream belong; never empty."""
+        if self._large is not None:
+            return memoryview(self._large)[self._large_end :]
+        return memoryview(self._small)[self._end :]
+
+    def received(self, count: int) -> None:
+        """``count`` bytes were written to the front of ``target()``."""
+        if self._large is not None:
+            self._large_end += count
+        else:
+            self._end += count
+
+    def take(self) -> Frame | None:
+        """The next whole frame, None while there is none."""
+        if self._large is not None:
+            return self._take_large()
+        have = self._end - self._start
+        if have < FRAME.size:
+            self._compact()
+            return None
+        kind, head_bytes, body_bytes = FRAME.unpack_from(self._small, self._start)
+        if head_bytes > HEAD_BYTES_MAX or body_bytes > BODY_BYTES_MAX:
+            raise ProtocolError(f"a frame of {head_bytes} + {body_bytes} bytes is over the limit")
+        size = FRAME.size + head_bytes + body_bytes
+        if size > _SMALL_BYTES:
+            return self._begin_large(size, have)
+        if have < size:
+            self._compact()
+            return None
+        at = self._start + FRAME.size
+        head = bytes(self._small[at : at + head_bytes])
+        body = bytes(self._small[at + head_bytes : at + head_bytes + body_bytes])
+        self._start += size
+        if self._start == self._end:
+            self._start = self._end = 0
+        return Frame(kind, head, body)
+
+    def _compact(self) -> None:
+        # Room for one whole small frame behind what is there already.
+        if self._start > len(self._small) - _SMALL_BYTES:
+            rest = self._small[self._start : self._end]
+            self._small[: len(rest)] = rest
+            self._start, self._end = 0, len(rest)
+
+    def _begin_large(self, size: int, have: int) -> Frame | None:
+        taken = min(size, have)
+        self._large = bytearray(size)
+        self._large[:taken] = memoryview(self._small)[self._start : self._start + taken]
+        self._large_end = taken
+        self._start += taken
+        if self._start == self._end:
+            self._start = self._end = 0
+        return self._take_large()
+
+    def _take_large(self) -> Frame | None:
+        assert self._large is not None
+        if self._large_end < len(self._large):
+            return None
+        view = memoryview(self._large)
+        kind, head_bytes, _ = FRAME.unpack_from(view)
+        at = FRAME.size + head_bytes
+        self._large = None
+        return Frame(kind, bytes(view[FRAME.size : at]), view[at:])
+
+
+def frame(kind: Kind, head: bytes, body: Sequence[Bytes] = ()) -> list[Bytes]:
+    """The buffers of one frame, for ``sendmsg``. Small bodies are joined: one buffer is sent faster than three."""
+    size = sum(map(len, body))
+    start = FRAME.pack(kind, len(head), size) + head
+    if size <= _SMALL_BYTES:
+        return [b"".join((start, *body))]
+    return [start, *body]
+
+
+# --- agent to slot ---------------------------------------------------------------------------------------------------
+
+
+def load_frame(program: SlotProgram, bundle: Bytes) -> list[Bytes]:
+    """A program, to be kept until the next one."""
+    fields = [program.key, program.module, program.qualname, program.memory_bytes, program.isolation, program.tenant]
+    return frame(Kind.LOAD, json.dumps(fields).encode(), [bundle])
+
+
+def run_frame(job: SlotJob) -> list[Bytes]:
+    """A job of the program sent last."""
+    saved = -1 if job.checkpoint is None else len(job.checkpoint)
+    fields = [
+        job.job,
+        saved,
+        job.call,
+        job.attempt,
+        job.car,
+        job.timeout_s,
+        job.items,
+        job.item_numbers,
+        list(job.item_attempts.items()),
+        job.exact,
+    ]
+    body = [job.args] if job.checkpoint is None else [job.args, job.checkpoint]
+    return frame(Kind.RUN, json.dumps(fields).encode(), body)
+
+
+def parse_load(received: Frame) -> SlotProgram:
+    """The program of a LOAD frame; its body is the bundle."""
+    key, module, qualname, memory_bytes, isolation, tenant = json.loads(received.head)
+    return SlotProgram(key, module, qualname, memory_bytes, isolation, tenant)
+
+
+def parse_run(received: Frame, program: SlotProgram) -> SlotJob:
+    """The job of a RUN frame, for the program loaded before it."""
+    job, saved, call, attempt, car, timeout_s, items, numbers, attempts, exact = json.loads(received.head)
+    args, checkpoint = received.body, None
+    if saved >= 0:
+        view = memoryview(received.body)
+        args, checkpoint = view[: len(view) - saved], view[len(view) - saved :]
+    return SlotJob(
+        job=job,
+        program=program,
+        args=args,
+        call=call,
+        attempt=attempt,
+        car=car,
+        timeout_s=timeout_s,
+        items=items,
+        item_numbers=None if numbers is None else [(first, last) for first, last in numbers],
+        item_attempts=dict(attempts),
+        exact=exact,
+        checkpoint=checkpoint,
+    )

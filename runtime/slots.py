@@ -1,0 +1,381 @@
+"""Slots as the agent sees them: one locked-in child process each, run, watched and killed from the event loop.
+
+Everything but ``start`` and ``reaped`` is synchronous and never blocks: frames that the pipe doesn't take at once wait
+in a queue, events are delivered by calling ``on_event`` straight from the reader.
+
+Errors: ``start`` raises OSError when the machine has no process or memory left. Whatever goes wrong later in the slot
+is an event, the last one ``Exited``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+
+from fleet.protocol import limits
+from fleet.protocol.errors import ProtocolError
+from runtime import slot_events, slot_wire
+from runtime.slot_events import (
+    Checkpoint,
+    Done,
+    Exited,
+    Failed,
+    Items,
+    JobEvent,
+    LogLines,
+    Ready,
+    SlotEvent,
+    Trapped,
+)
+from runtime.slot_page import Page, make_page
+from runtime.slot_wire import Bytes, FrameBuffer, Layers, Progress, SlotJob, SlotProgram
+
+__all__ = [
+    "Checkpoint",
+    "Done",
+    "Exited",
+    "Failed",
+    "Items",
+    "LogLines",
+    "Ready",
+    "SlotEvent",
+    "SlotImage",
+    "SlotProcess",
+    "Trapped",
+    "kill_all",
+]
+
+DATA_BYTES_MAX = limits.MEMORY_BYTES_MAX + 1024 * limits.MIB
+"""The largest sandbox, and room for the host's part: payloads on their way in and out."""
+SOCKET_BYTES = 1 << 20
+"""Wanted size of the pipe's buffers; the kernel gives what it allows."""
+_READS_PER_WAKE = 16
+_PIPE_FD, _PAGE_FD = 3, 4
+_TAIL_BYTES = 4096
+_EOF_GRACE_S = 1.0
+_BOOT = "import sys,json;a=json.loads(sys.argv[1]);sys.path[:0]=a[0];from runtime.slot_main import main;main(a[1])"
+
+
+class SlotImage(Protocol):
+    """What ``start`` needs of ``runtime.guest.build.GuestImage``: the AOT file, authenticated."""
+
+    @property
+    def path_aot(self) -> str | Path: ...
+
+
+class SlotProcess:
+    """One slot process. Make it with ``await SlotProcess.start(...)`` in the main thread."""
+
+    def __init__(self, slot_id: str, on_event: Callable[[SlotProcess, SlotEvent], None]) -> None:
+        """For ``start`` alone."""
+        self.id = slot_id
+        self.pid = 0
+        self.ready = False
+        self.layers = Layers()
+        self.memory_bytes = 0
+        """Resident memory when it got ready."""
+        self.program: SlotProgram | None = None
+        """The program that was sent last: a ``run`` of it needs no ``load``."""
+        self.jobs: deque[int] = deque()
+        """Jobs sent and not ended, the running one first."""
+        self.exited: Exited | None = None
+        self._on_event = on_event
+        self._loop = asyncio.get_running_loop()
+        self._buffer = FrameBuffer()
+        self._unsent: deque[memoryview] = deque()
+        self._gone = anyio.Event()
+        self._killed = False
+        self._signalled = False
+        self._fault = ""
+        self._reading = False
+        self._last_call: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        *,
+        slot_id: str,
+        image: SlotImage,
+        on_event: Callable[[SlotProcess, SlotEvent], None],
+        data_bytes_max: int = DATA_BYTES_MAX,
+    ) -> SlotProcess:
+        """Spawn a slot and return at once; ``Ready`` comes as an event. OSError when it can't be spawned.
+
+        ``data_bytes_max``: bound on the private memory of the process; leave room over the sandboxes' own limit.
+        """
+        assert threading.current_thread() is threading.main_thread(), "a slot dies with the thread that spawned it"
+        slot = cls(slot_id, on_event)
+        slot._spawn(str(image.path_aot), data_bytes_max)
+        return slot
+
+    def load(self, program: SlotProgram, bundle: Bytes) -> None:
+        """Send a program; the slot keeps it until the next ``load``. Needed once before ``run`` of that program."""
+        self.program = program
+        self._send(slot_wire.load_frame(program, bundle))
+
+    def run(self, job: SlotJob) -> None:
+        """Send a job of the loaded program. Several may be sent: they run in order."""
+        assert job.program == self.program, "load the program first"
+        assert job.job > 0 and job.job not in self.jobs, job.job
+        self.jobs.append(job.job)
+        self._send(slot_wire.run_frame(job))
+
+    def set_departing(self, departing: bool) -> None:
+        """What ``fleet.current().departing`` says in the slot from now on."""
+        if self.exited is None:
+            self._page.departing = departing
+
+    def progress(self) -> Progress:
+        """What the slot runs now, read from the shared page (about a microsecond, no system call)."""
+        return Progress() if self.exited is not None else self._page.read_progress()
+
+    def kill(self) -> None:
+        """SIGKILL at once. Idempotent. Frames that the slot wrote before still arrive ahead of ``Exited``."""
+        if self.exited is None:
+            self._killed = True
+            self._signal()
+
+    async def reaped(self) -> None:
+        """Return when the process is gone (after its ``Exited`` event)."""
+        await self._gone.wait()
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the process; 0 when it is gone."""
+        if self.exited is not None:
+            return 0
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_bytes().split()[1])
+        except (OSError, IndexError):
+            return 0
+        return pages * resource.getpagesize()
+
+    # --- start -------------------------------------------------------------------------------------------------------
+
+    def _spawn(self, path_aot: str, data_bytes_max: int) -> None:
+        with contextlib.ExitStack() as opened:
+            ours, theirs = socket.socketpair()
+            opened.callback(theirs.close)
+            undo = opened.enter_context(contextlib.ExitStack())
+            undo.callback(ours.close)
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
+            ours.setblocking(False)
+            page = make_page()
+            opened.callback(os.close, page)
+            stderr = os.memfd_create("fleet-slot-stderr", os.MFD_CLOEXEC)
+            undo.callback(os.close, stderr)
+            settings = {
+                "pipe": _PIPE_FD,
+                "page": _PAGE_FD,
+                "parent_pid": os.getpid(),
+                "path_aot": path_aot,
+                "started_monotonic_s": time.monotonic(),
+                "data_bytes_max": data_bytes_max,
+            }
+            self._page = Page(page)
+            self.pid = os.posix_spawn(
+                sys.executable,
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    "-X",
+                    "utf8",
+                    "-c",
+                    _BOOT,
+                    json.dumps([_import_path(), json.dumps(settings)]),
+                ],
+                {},  # Nothing of the agent's environment, credentials least of all.
+                file_actions=_descriptors(theirs.fileno(), page, stderr),
+                setsigmask=[],
+                setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGCHLD],
+            )
+            undo.pop_all()
+        self._socket, self._stderr = ours, stderr
+        self._pidfd = os.pidfd_open(self.pid)  # Nobody else waits for it: the number can't be another's yet.
+        self._loop.add_reader(self._socket.fileno(), self._on_readable)
+        self._reading = True
+        self._loop.add_reader(self._pidfd, self._on_exit)
+
+    # --- frames ------------------------------------------------------------------------------------------------------
+
+    def _send(self, buffers: list[Bytes]) -> None:
+        if self.exited is not None or self._signalled:
+            return  # Its Exited event, sent or on its way, tells that what it had is lost.
+        if self._unsent:
+            self._unsent.extend(memoryview(part).cast("B") for part in buffers if len(part))
+            return
+        try:
+            count = self._socket.sendmsg(buffers)
+        except BlockingIOError:
+            count = 0
+        except OSError:
+            return  # The slot is gone: the pidfd tells in a moment.
+        if count < sum(map(len, buffers)):
+            self._unsent.extend(memoryview(part).cast("B") for part in buffers if len(part))
+            self._sent(count)
+            self._loop.add_writer(self._socket.fileno(), self._on_writable)
+
+    def _sent(self, count: int) -> None:
+        unsent = self._unsent
+        while unsent and count >= len(unsent[0]):
+            count -= len(unsent.popleft())
+        if count:
+            unsent[0] = unsent[0][count:]
+
+    def _on_writable(self) -> None:
+        try:
+            while self._unsent:
+                self._sent(self._socket.sendmsg([self._unsent[i] for i in range(min(len(self._unsent), 16))]))
+        except BlockingIOError:
+            return
+        except OSError:
+            self._unsent.clear()
+        self._loop.remove_writer(self._socket.fileno())
+
+    def _on_readable(self) -> None:
+        # Bounded: a slot that floods its pipe must not keep the agent from the other slots and the owner's signals.
+        for _ in range(_READS_PER_WAKE):
+            if not self._read_once():
+                return
+
+    def _read_once(self) -> bool:
+        """Receive once and deliver what is whole. False when there is no more for now."""
+        target = self._buffer.target()
+        try:
+            count = self._socket.recv_into(target)
+        except BlockingIOError:
+            return False
+        except OSError:
+            count = 0
+        if count == 0:
+            self._stop_reading()
+            # Without its pipe it is of no use. Mostly it is just ending: let it, its exit status says why.
+            self._last_call = self._loop.call_later(_EOF_GRACE_S, self._signal)
+            return False
+        self._buffer.received(count)
+        try:
+            while (received := self._buffer.take()) is not None:
+                self._deliver(slot_events.parse(received))
+        except ProtocolError as error:
+            self._fail(error.message)
+            return False
+        return count == len(target)
+
+    def _deliver(self, event: Ready | JobEvent) -> None:
+        if isinstance(event, Ready):
+            if self.ready:
+                raise ProtocolError("a slot got ready twice")
+            self.ready, self.layers, self.memory_bytes = True, event.layers, event.memory_bytes
+        else:
+            if not self.jobs or event.job != self.jobs[0]:
+                raise ProtocolError(f"a slot speaks of job {event.job}, which it doesn't run")
+            if isinstance(event, Done | Trapped | Failed):
+                self.jobs.popleft()
+        self._on_event(self, event)
+
+    def _fail(self, message: str) -> None:
+        """The slot broke the protocol: nothing more is believed, end it."""
+        self._fault = self._fault or message
+        self._stop_reading()
+        self._signal()
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._socket.fileno())
+
+    # --- end ---------------------------------------------------------------------------------------------------------
+
+    def _signal(self) -> None:
+        if self._signalled:
+            return
+        self._signalled = True
+        with contextlib.suppress(ProcessLookupError):  # It ended by itself and waits to be reaped.
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _on_exit(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        self._signalled = True
+        # Its end of the pipe is closed: what it wrote before its end is all there, up to the pipe's buffer.
+        while self._reading and self._read_once():
+            pass
+        self._stop_reading()
+        if self._last_call is not None:
+            self._last_call.cancel()
+        if self._unsent:
+            self._unsent.clear()
+            self._loop.remove_writer(self._socket.fileno())
+        returncode = _reap(self._pidfd)
+        message = self._fault or _tail(self._stderr)
+        self._socket.close()
+        os.close(self._pidfd)
+        os.close(self._stderr)
+        self._page.close()
+        self.exited = Exited(returncode, self._killed and not self._fault, message)
+        try:
+            self._on_event(self, self.exited)
+        finally:
+            self._gone.set()
+
+
+def kill_all(slots: Iterable[SlotProcess]) -> None:
+    """SIGKILL all of them, in order (running ones first, please), before anything else happens."""
+    for slot in slots:
+        slot.kill()
+
+
+def _reap(pidfd: int) -> int:
+    status = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    assert status is not None
+    return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+
+
+def _tail(stderr: int) -> str:
+    size = os.fstat(stderr).st_size
+    return os.pread(stderr, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace").strip()
+
+
+@functools.cache
+def _import_path() -> list[str]:
+    """Folders that a slot imports from: ours and wasmtime's; the standard library it finds by itself."""
+    folders: list[str] = []
+    for package in ("runtime", "fleet", "wasmtime"):
+        found = importlib.util.find_spec(package)
+        if found is None or found.origin is None:
+            raise FileNotFoundError(f"the package {package} is not installed")
+        folder = str(Path(found.origin).parent.parent)
+        if folder not in folders:
+            folders.append(folder)
+    return folders
+
+
+def _descriptors(pipe: int, page: int, stderr: int) -> list[tuple[int, ...] | tuple[int, int, str, int, int]]:
+    """File actions that give the child these three and nothing else."""
+    # dup2 onto a number that is still to be copied would lose that one: first out of the way, then in place.
+    first = max(pipe, page, stderr, 64) + 1
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
+    for offset, descriptor in enumerate((pipe, page, stderr)):
+        actions.append((os.POSIX_SPAWN_DUP2, descriptor, first + offset))
+    actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+    for offset, place in ((2, 1), (2, 2), (0, _PIPE_FD), (1, _PAGE_FD)):
+        actions.append((os.POSIX_SPAWN_DUP2, first + offset, place))
+    actions += [(os.POSIX_SPAWN_CLOSE, first + offset) for offset in range(3)]
+    return actions

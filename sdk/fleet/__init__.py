@@ -1,0 +1,111 @@
+"""Run Python functions on the idle computers of parked, plugged-in electric cars.
+
+``import fleet`` stays light: names are imported when they are first used, because this runs in every script and inside
+the sandbox as well.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fleet._app import App
+    from fleet._call import Call
+    from fleet._client import Client, connect
+    from fleet._context import Current, current
+    from fleet._function import Function, function
+    from fleet._group import CallGroup
+    from fleet._later import put
+    from fleet._output import enable_output
+    from fleet.protocol.errors import (
+        CallCancelled,
+        CallError,
+        CallTimeout,
+        CarLost,
+        DeployError,
+        FleetError,
+        FleetUnavailable,
+        InvalidOption,
+        NotDeployed,
+        PayloadTooLarge,
+        ProtocolError,
+        QueueFull,
+        QueueTimeout,
+        Refused,
+        RemoteError,
+        ResultExpired,
+        ResultNotPortable,
+        SandboxTrap,
+        VersionMismatch,
+        WrongArguments,
+    )
+    from fleet.protocol.options import Requires, Retries
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "App",
+    "Call",
+    "CallCancelled",
+    "CallError",
+    "CallGroup",
+    "CallTimeout",
+    "CarLost",
+    "Client",
+    "Current",
+    "DeployError",
+    "FleetError",
+    "FleetUnavailable",
+    "Function",
+    "InvalidOption",
+    "NotDeployed",
+    "PayloadTooLarge",
+    "ProtocolError",
+    "QueueFull",
+    "QueueTimeout",
+    "Refused",
+    "RemoteError",
+    "Requires",
+    "ResultExpired",
+    "ResultNotPortable",
+    "Retries",
+    "SandboxTrap",
+    "VersionMismatch",
+    "WrongArguments",
+    "connect",
+    "current",
+    "enable_output",
+    "function",
+    "put",
+]
+
+_HOMES = {
+    "App": "fleet._app",
+    "Call": "fleet._call",
+    "CallGroup": "fleet._group",
+    "Client": "fleet._client",
+    "Current": "fleet._context",
+    "Function": "fleet._function",
+    "Requires": "fleet.protocol.options",
+    "Retries": "fleet.protocol.options",
+    "connect": "fleet._client",
+    "current": "fleet._context",
+    "enable_output": "fleet._output",
+    "function": "fleet._function",
+    "put": "fleet._later",
+}
+
+
+if not TYPE_CHECKING:  # to a type checker it would make every misspelled name valid
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'fleet' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOMES.get(name, "fleet.protocol.errors")), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,176 @@
+"""Collect an app from a file or a module, and deploy it in one step."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from fleet._app import App
+from fleet._function import Function, collected
+from fleet.protocol.errors import DeployError
+from fleet.protocol.ids import check_token
+
+if TYPE_CHECKING:
+    from fleet._client import Client
+    from fleet.protocol.messages import DeployReply, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedApp:
+    """An app as its file defines it: its name, and its functions in the order in which they stand there."""
+
+    app: str
+    functions: list[Function[..., Any]]
+
+
+def load_app(source: str, app: str | None = None) -> LoadedApp:
+    """Import ``source``, a file or a module's dotted name, and collect its functions.
+
+    ``app`` overrides the name; without it all functions must belong to one app. Errors: DeployError for a file that is
+    missing, fails to import, defines no function, two of one name, or functions of several apps.
+    """
+    made: list[Function[..., Any]] = []
+    token = collected.set(made)
+    try:
+        module = _import(source)
+    finally:
+        collected.reset(token)
+    functions = _own_functions(module, made)
+    if not functions:
+        raise DeployError(f"{source} defines no function for the fleet", hint="decorate one with @fleet.function")
+    _refuse_doubles(source, functions)
+    apps = sorted({function.app_name for function in functions})
+    if app is None and len(apps) > 1:
+        raise DeployError(
+            f"{source} holds functions of several apps: {', '.join(apps)}", hint="name one with --app NAME"
+        )
+    return LoadedApp(check_token(app or apps[0], "app"), functions)
+
+
+def deploy(client: Client, loaded: LoadedApp) -> DeployReply:
+    """Make the functions of ``loaded`` the whole of its app, in one step: either all are live then, or nothing changed."""
+    from fleet._register import describe
+    from fleet.protocol.messages import DeployReply, DeployRequest
+    from fleet.protocol.subjects import ApiVerb
+
+    bundles: dict[str, bytes] = {}
+    manifests: list[Manifest] = []
+    for function in loaded.functions:
+        manifest, bundle = describe(function, loaded.app)
+        manifests.append(manifest)
+        bundles[bundle.digest] = bundle.data
+    request = DeployRequest(app=loaded.app, manifests=manifests)
+
+    async def work() -> DeployReply:
+        reply, _ = await client.api.ask(ApiVerb.DEPLOY, request, DeployReply)
+        for digest in reply.missing:
+            await client.blobs.put(digest, bundles[digest])
+        if reply.missing:
+            reply, _ = await client.api.ask(ApiVerb.DEPLOY, request, DeployReply)
+        if reply.missing or reply.app_version is None:
+            raise DeployError(f"the platform did not keep the bundles of {loaded.app}", hint="try again")
+        return reply
+
+    return client.run(work)
+
+
+def _import(source: str) -> ModuleType:
+    try:
+        if source.endswith(".py") or os.sep in source or os.path.isfile(source):
+            return _import_file(source)
+        with _path_first(os.getcwd()):
+            return importlib.import_module(source)
+    except DeployError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and (source == error.name or source.startswith(error.name + ".")):
+            raise DeployError(
+                f"there is no file and no module {source!r}", hint="give a path or a dotted name"
+            ) from None
+        raise DeployError(f"{source} can't be imported: {error}", hint="install what it needs here as well") from error
+    except Exception as error:  # whatever the developer's file raises
+        raise DeployError(f"{source} can't be imported: {type(error).__name__}: {error}") from error
+
+
+def _import_file(source: str) -> ModuleType:
+    file = os.path.abspath(source)
+    if not os.path.isfile(file):
+        raise DeployError(f"there is no file {source}", hint="give a path to a .py file, or a module's dotted name")
+    root, name = _name_of(file)
+    known = sys.modules.get(name)
+    if known is not None and not _is_file(known, file):
+        raise DeployError(f"{source} has the name of the module {name!r}, which is in use", hint="rename the file")
+    with _path_first(root):
+        if "." in name:
+            return importlib.import_module(name)
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise DeployError(f"{source} is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        return module
+
+
+def _name_of(file: str) -> tuple[str, str]:
+    """The folder to import from and the dotted name of a file, seen from outside its outermost package."""
+    folder, stem = os.path.dirname(file), os.path.splitext(os.path.basename(file))[0]
+    parts = [] if stem == "__init__" else [stem]
+    while os.path.isfile(os.path.join(folder, "__init__.py")):
+        folder, package = os.path.split(folder)
+        parts.insert(0, package)
+    return folder, ".".join(parts) or "__init__"
+
+
+def _is_file(module: ModuleType, file: str) -> bool:
+    known = getattr(module, "__file__", None)
+    return known is not None and os.path.exists(known) and os.path.samefile(known, file)
+
+
+@contextlib.contextmanager
+def _path_first(folder: str) -> Iterator[None]:
+    """``folder`` first on sys.path, as for a script that is run there. It stays: functions may import later."""
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    yield
+
+
+def _own_functions(module: ModuleType, made: list[Function[..., Any]]) -> list[Function[..., Any]]:
+    """What this module made, and what its App objects were given elsewhere; copies of one function count once."""
+    apps = {value.name for value in vars(module).values() if isinstance(value, App)}
+    found = [one for one in vars(module).values() if isinstance(one, Function) and one._raw is not None]
+    seen: dict[int, Function[..., Any]] = {}
+    named = {id(one) for one in found}
+    for one in [*made, *found]:
+        own = getattr(one._raw, "__module__", None) == module.__name__
+        if (own or id(one) in named or one._app in apps) and not _is_copy(one, named, made):
+            seen.setdefault(id(one), one)
+    return list(seen.values())
+
+
+def _is_copy(function: Function[..., Any], named: set[int], made: list[Function[..., Any]]) -> bool:
+    """A ``with_options`` copy that no name of the module holds, such as one made inside another function."""
+    first = next((one for one in made if one._raw is function._raw), function)
+    return function is not first and id(function) not in named
+
+
+def _refuse_doubles(source: str, functions: list[Function[..., Any]]) -> None:
+    count = Counter(function.name for function in functions)
+    double = next((name for name, times in count.items() if times > 1), None)
+    if double is not None:
+        raise DeployError(
+            f"{source} defines two functions of the name {double!r}",
+            hint="rename one, or give it a name with @fleet.function(name=...)",
+        )

@@ -1,0 +1,396 @@
+"""The decorator and what it makes: a typed function that runs here, or on a car.
+
+Standard library only, and light: scripts import this in the wasm guest too. Whatever talks to the platform is imported
+when it is first used.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import inspect
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+
+from fleet import _context
+from fleet.protocol.errors import FleetUnavailable, InvalidOption, NotDeployed, WrongArguments
+from fleet.protocol.ids import check_token, token_of
+from fleet.protocol.options import FunctionOptions, Options
+
+if TYPE_CHECKING:
+    from fleet._call import Call
+    from fleet._group import CallGroup
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+collected: contextvars.ContextVar[list[Function[..., Any]] | None] = contextvars.ContextVar("collected", default=None)
+"""While a file is loaded for a deploy: every function made, so that two of one name are noticed."""
+
+
+def _calls() -> Any:
+    """The part that talks to the platform; FleetUnavailable inside a sandbox, which has no network."""
+    if sys.platform == "wasi":
+        raise FleetUnavailable(
+            "a function that runs on a car can't call others remotely yet",
+            hint="call it directly: it then runs in this sandbox",
+        )
+    from fleet import _call
+
+    return _call
+
+
+class _Verb:
+    """Base of ``f.remote`` and its siblings: each is called, and has its asyncio twin as ``.aio``."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Function[..., Any]) -> None:
+        self._function = function
+
+
+class Remote(_Verb, Generic[P, R_co]):
+    """``f.remote``."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run on a car and wait: the function's value, or what it raised. Ctrl-C cancels the call."""
+        return cast(R_co, _calls().remote(self._function, args, kwargs))
+
+    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """The same for asyncio; cancelling the awaiting task cancels the call."""
+        return cast(R_co, await _calls().remote_aio(self._function, args, kwargs))
+
+
+class Spawn(_Verb, Generic[P, R_co]):
+    """``f.spawn``."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
+        """Hand the call over and return at once."""
+        return cast("Call[R_co]", _calls().spawn(self._function, args, kwargs))
+
+    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> Call[R_co]:
+        """The same for asyncio."""
+        return cast("Call[R_co]", await _calls().spawn_aio(self._function, args, kwargs))
+
+
+class Map(_Verb, Generic[R_co]):
+    """``f.map`` (``star`` unset) and ``f.starmap``."""
+
+    __slots__ = ("_star",)
+
+    def __init__(self, function: Function[..., Any], star: bool) -> None:
+        super().__init__(function)
+        self._star = star
+
+    @overload
+    def __call__(
+        self,
+        *iterables: Iterable[Any],
+        order_outputs: bool = True,
+        return_exceptions: Literal[False] = False,
+        chunksize: int | None = None,
+    ) -> Iterator[R_co]: ...
+    @overload
+    def __call__(
+        self,
+        *iterables: Iterable[Any],
+        order_outputs: bool = True,
+        return_exceptions: bool,
+        chunksize: int | None = None,
+    ) -> Iterator[R_co | Exception]: ...
+    def __call__(
+        self,
+        *iterables: Iterable[Any],
+        order_outputs: bool = True,
+        return_exceptions: bool = False,
+        chunksize: int | None = None,
+    ) -> Iterator[Any]:
+        """Iterate results over inputs that are read as they are needed; leaving early cancels the rest.
+
+        ``order_outputs=False`` yields what is ready first; ``return_exceptions`` yields errors instead of raising;
+        ``chunksize`` items share one call (None: tunes itself).
+        """
+        calls = _calls().map_calls
+        return cast(
+            "Iterator[Any]",
+            calls(self._function, iterables, self._star, order_outputs, return_exceptions, chunksize),
+        )
+
+    def aio(
+        self,
+        *iterables: Any,
+        order_outputs: bool = True,
+        return_exceptions: bool = False,
+        chunksize: int | None = None,
+    ) -> AsyncIterator[R_co]:
+        """The same as an async iterator; takes async iterables as well."""
+        calls = _calls().map_calls_aio
+        return cast(
+            "AsyncIterator[R_co]",
+            calls(self._function, iterables, self._star, order_outputs, return_exceptions, chunksize),
+        )
+
+
+class ForEach(_Verb):
+    """``f.for_each``."""
+
+    __slots__ = ()
+
+    def __call__(
+        self, *iterables: Iterable[Any], ignore_exceptions: bool = False, chunksize: int | None = None
+    ) -> None:
+        """Run for every input, wait for all, drop the results; the first error is raised unless ignored."""
+        _calls().for_each(self._function, iterables, ignore_exceptions, chunksize)
+
+    async def aio(self, *iterables: Any, ignore_exceptions: bool = False, chunksize: int | None = None) -> None:
+        """The same for asyncio."""
+        await _calls().for_each_aio(self._function, iterables, ignore_exceptions, chunksize)
+
+
+class SpawnMap(_Verb, Generic[R_co]):
+    """``f.spawn_map``."""
+
+    __slots__ = ()
+
+    def __call__(self, *iterables: Iterable[Any], chunksize: int | None = None) -> CallGroup[R_co]:
+        """Hand over every input; returns once all are accepted. ``CallGroup.from_id`` finds it again from anywhere."""
+        return cast("CallGroup[R_co]", _calls().spawn_map(self._function, iterables, chunksize))
+
+    async def aio(self, *iterables: Iterable[Any], chunksize: int | None = None) -> CallGroup[R_co]:
+        """The same for asyncio."""
+        return cast("CallGroup[R_co]", await _calls().spawn_map_aio(self._function, iterables, chunksize))
+
+
+class Function(Generic[P, R]):
+    """A function that runs here when called, and on a car through ``remote``, ``spawn``, ``map`` and their kin."""
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[P, R]
+
+    def __init__(self, raw: Callable[P, R] | None, options: Options, app: str | None, ref: _Ref | None = None) -> None:
+        self._raw = raw
+        self._app = app
+        self._ref = ref
+        self.options = options
+        if raw is not None:
+            functools.update_wrapper(cast(Any, self), raw)
+            made = collected.get()
+            if made is not None:
+                made.append(self)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._raw is None:
+            raise NotDeployed(
+                f"{self.app_name}.{self.name} was found by name, its source is not here", hint="call it with .remote()"
+            )
+        if _context.installed() is not None:
+            return self._raw(*args, **kwargs)
+        token = _context.enter_local()
+        try:
+            return self._raw(*args, **kwargs)
+        finally:
+            _context.leave_local(token)
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it right here, as calling it does."""
+        return self(*args, **kwargs)
+
+    @functools.cached_property
+    def remote(self) -> Remote[P, R]:
+        """Runs on a car, blocks, returns the value or raises what the function raised."""
+        return Remote(self)
+
+    @functools.cached_property
+    def spawn(self) -> Spawn[P, R]:
+        """Runs on a car; a ``fleet.Call`` at once."""
+        return Spawn(self)
+
+    @functools.cached_property
+    def map(self) -> Map[R]:
+        """Runs for each input (several iterables are zipped), lazily, bounded in flight."""
+        return Map(self, star=False)
+
+    @functools.cached_property
+    def starmap(self) -> Map[R]:
+        """As ``map``, over one iterable of argument tuples."""
+        return Map(self, star=True)
+
+    @functools.cached_property
+    def for_each(self) -> ForEach:
+        """As ``map``, for the side effects alone."""
+        return ForEach(self)
+
+    @functools.cached_property
+    def spawn_map(self) -> SpawnMap[R]:
+        """As ``map``, but handed over whole: a ``fleet.CallGroup`` to ask later."""
+        return SpawnMap(self)
+
+    def remote_gen(self, *args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
+        """Comes with a later release: InvalidOption."""
+        raise InvalidOption("remote_gen comes with a later release", hint="return a list, or use .map()")
+
+    def with_options(self, **options: Unpack[FunctionOptions]) -> Function[P, R]:
+        """A copy with ``options`` changed; InvalidOption names what is allowed."""
+        if self._raw is None:
+            raise InvalidOption(
+                "a function found by name runs with the options it was deployed with",
+                hint="change them where it is defined and deploy again",
+            )
+        copy = type(self)(self._raw, self.options.changed(options), self._app)
+        return copy
+
+    @classmethod
+    def from_name(cls, app: str, function: str, version: str | None = None) -> Function[..., Any]:
+        """A deployed function, without its source: checked when it is first called (NotDeployed)."""
+        ref = _Ref(check_token(app, "app"), token_of(function), version)
+        return Function(None, Options(), ref.app, ref)
+
+    @property
+    def name(self) -> str:
+        """The token it is deployed under: ``name=``, else made from its qualified name."""
+        if self._ref is not None:
+            return self._ref.function
+        return self.options.name or token_of(self.display_name)
+
+    @property
+    def display_name(self) -> str:
+        """Its qualified name, as Python spells it."""
+        return str(getattr(self._raw, "__qualname__", self._ref.function if self._ref else "function"))
+
+    @property
+    def app_name(self) -> str:
+        """The app it belongs to: its App's, else FLEET_APP, else the name of its file."""
+        if self._app is not None:
+            return self._app
+        from fleet._app import default_app_name
+
+        return default_app_name(str(getattr(self._raw, "__module__", "__main__")))
+
+    @functools.cached_property
+    def _checker(self) -> Callable[..., None] | None:
+        """A function with this signature and an empty body: calling it words errors just as Python does."""
+        return None if self._raw is None else _make_checker(self._raw, self.display_name)
+
+    def check_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """WrongArguments, in Python's words, when the signature doesn't take these."""
+        if self._checker is None:
+            return
+        try:
+            self._checker(*args, **kwargs)
+        except TypeError as error:
+            hint = f"its signature is {self.display_name}{inspect.signature(cast(Any, self._raw))}"
+            raise WrongArguments(str(error), hint=hint) from None
+
+    def __repr__(self) -> str:
+        return f"<fleet.Function {self.display_name}>"
+
+    def __get__(self, instance: object, owner: type | None = None) -> Function[P, R]:
+        # Staying itself on a class and on its instances: there is no self to send to a car.
+        return self
+
+    def __reduce__(self) -> Any:
+        if self._ref is not None:
+            return (Function.from_name, (self._ref.app, self._ref.function, self._ref.version))
+        return self.display_name
+
+
+class AsyncFunction(Function[P, R]):
+    """A Function made of an ``async def``: calling it gives the coroutine, ``remote`` the awaited value."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+        coroutine = cast("Coroutine[Any, Any, R]", super().__call__(*args, **kwargs))
+        return coroutine if _context.installed() is not None else _in_local_call(coroutine)
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+        """The coroutine, to be awaited here."""
+        return self(*args, **kwargs)
+
+
+async def _in_local_call(coroutine: Coroutine[Any, Any, R]) -> R:
+    token = _context.enter_local()
+    try:
+        return await coroutine
+    finally:
+        _context.leave_local(token)
+
+
+class _Ref:
+    """Where a function found by name lies."""
+
+    __slots__ = ("app", "function", "version")
+
+    def __init__(self, app: str, function: str, version: str | None) -> None:
+        self.app = app
+        self.function = function
+        self.version = version
+
+
+class Decorator(Protocol):
+    """What ``fleet.function(...)`` with options returns."""
+
+    @overload
+    def __call__(self, raw: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncFunction[P, R]: ...
+    @overload
+    def __call__(self, raw: Callable[P, R], /) -> Function[P, R]: ...
+
+
+def decorate(raw: Callable[..., Any] | None, app: str | None, given: dict[str, Any]) -> Any:
+    """The Function of ``raw``, or a decorator that makes it; options are checked right away (InvalidOption)."""
+    options = Options().changed(given)
+    if raw is not None:
+        return _make(raw, app, options)
+    return lambda later: _make(later, app, options)
+
+
+def _make(raw: Any, app: str | None, options: Options) -> Function[..., Any]:
+    if isinstance(raw, Function):
+        raise InvalidOption(f"{raw.display_name} is a fleet.Function already", hint="use .with_options(...)")
+    if isinstance(raw, type) or not callable(raw):
+        raise InvalidOption(f"fleet.function takes a function, not {raw!r}")
+    kind = AsyncFunction if inspect.iscoroutinefunction(raw) else Function
+    return kind(raw, options, app)
+
+
+def _make_checker(raw: Callable[..., Any], display_name: str) -> Callable[..., None] | None:
+    try:
+        parameters = inspect.signature(raw, follow_wrapped=False).parameters.values()
+    except (TypeError, ValueError):  # Builtins without a signature: the car will tell.
+        return None
+    # Built from bare names: no annotation and no default of the developer is evaluated here.
+    bare = [
+        parameter.replace(
+            annotation=inspect.Parameter.empty,
+            default=parameter.default if parameter.default is inspect.Parameter.empty else None,
+        )
+        for parameter in parameters
+    ]
+    namespace: dict[str, Any] = {}
+    exec(f"def checker{inspect.Signature(bare)}: pass", namespace)
+    checker = cast("Callable[..., None]", namespace["checker"])
+    checker.__qualname__ = display_name
+    return checker
+
+
+@overload
+def function(raw: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncFunction[P, R]: ...
+@overload
+def function(raw: Callable[P, R], /) -> Function[P, R]: ...
+@overload
+def function(**options: Unpack[FunctionOptions]) -> Decorator: ...
+def function(raw: Callable[..., Any] | None = None, /, **options: Unpack[FunctionOptions]) -> Any:
+    """Make a function runnable on parked cars; bare (``@fleet.function``) or with options.
+
+    ``memory`` ("256MiB" or bytes), ``timeout`` (seconds of execution, per attempt), ``queue_timeout`` (seconds it may
+    wait for a car; None: no limit), ``retries`` (``fleet.Retries`` or how often to try again; for errors of the function
+    only), ``requires`` (``fleet.Requires``), ``isolation`` ("instance": one warm sandbox per function, "call": fresh for
+    every call), ``max_concurrency`` (over the whole fleet), ``result_ttl`` ("7d"), ``include`` and ``exclude`` (file
+    patterns of the bundle), ``name``. Options out of range raise InvalidOption right here.
+    """
+    return decorate(raw, None, dict(options))

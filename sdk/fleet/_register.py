@@ -1,0 +1,131 @@
+"""Makes a function known to the platform: its manifest, and its bundle where that is missing there."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import fleet
+from fleet._api import Api
+from fleet._blobs import Blobs
+from fleet._bundle import Bundle, bundle_of, locate
+from fleet._function import Function
+from fleet._pickling import ArgumentPickler
+from fleet.protocol.errors import DeployError, InvalidOption
+from fleet.protocol.messages import Manifest, Program, RegisterReply, RegisterRequest, Requires, Retries
+from fleet.protocol.subjects import ApiVerb
+
+TEXT_CHARS_MAX = 2000
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+@dataclass(slots=True)
+class Bound:
+    """A function as one client calls it: where it lies, and how arguments are packed for it."""
+
+    client: object
+    app: str
+    function: str
+    version: str | None
+    pickler: ArgumentPickler
+    manifest: Manifest | None = None
+    bundle: Bundle | None = None
+
+
+def bind(client: object, function: Function[Any, Any]) -> Bound:
+    """The function for ``client``, not registered yet; DeployError when it can't travel."""
+    if inspect.isgeneratorfunction(function._raw) or inspect.isasyncgenfunction(function._raw):
+        raise InvalidOption(
+            f"{function.display_name} is a generator: running those remotely comes with a later release",
+            hint="return a list, or use .map()",
+        )
+    if function._ref is not None:
+        ref = function._ref
+        return Bound(client, ref.app, ref.function, ref.version, ArgumentPickler(None))
+    manifest, bundle = describe(function, function.app_name)
+    return Bound(
+        client, manifest.app, manifest.function, None, ArgumentPickler(bundle.modules), manifest=manifest, bundle=bundle
+    )
+
+
+def describe(function: Function[Any, Any], app: str) -> tuple[Manifest, Bundle]:
+    """The manifest of a function as part of ``app``, and the bundle that it names."""
+    options = function.options
+    module, qualname = locate(function)
+    bundle = bundle_of(module, options.include, options.exclude)
+    program = Program(
+        runtime=options.runtime,
+        bundle=bundle.digest,
+        bundle_bytes=len(bundle.data),
+        module=bundle.module,
+        qualname=qualname,
+        memory_bytes=options.memory_bytes,
+        timeout_s=options.timeout_s,
+        isolation=options.isolation,
+    )
+    retries = options.retries
+    manifest = Manifest(
+        app=app,
+        function=function.name,
+        display_name=function.display_name,
+        program=program,
+        retries=Retries(
+            max_attempts=retries.max_attempts,
+            delay_s=retries.delay_s,
+            backoff=retries.backoff,
+            max_delay_s=retries.max_delay_s,
+        ),
+        requires=Requires(region=options.requires.region, min_stay_s=options.requires.min_stay_s),
+        queue_timeout_s=options.queue_timeout_s,
+        max_concurrency=options.max_concurrency,
+        result_ttl_s=options.result_ttl_s,
+        signature=signature_text(function),
+        doc=(inspect.getdoc(function._raw) or "").strip()[:TEXT_CHARS_MAX],
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        sdk=fleet.__version__,
+    )
+    return manifest, bundle
+
+
+async def register(api: Api, blobs: Blobs, bound: Bound) -> str:
+    """Register the version of ``bound`` and note it there; the bundle is sent only where it is missing."""
+    assert bound.manifest is not None and bound.bundle is not None
+    request = RegisterRequest(manifests=[bound.manifest])
+    reply, _ = await api.ask(ApiVerb.REGISTER, request, RegisterReply)
+    if reply.missing:
+        await blobs.put(bound.bundle.digest, bound.bundle.data)
+        reply, _ = await api.ask(ApiVerb.REGISTER, request, RegisterReply)
+    if reply.missing or not reply.versions:
+        raise DeployError(f"the platform did not keep the bundle of {bound.app}.{bound.function}", hint="try again")
+    bound.version = reply.versions[0]
+    return bound.version
+
+
+class _Bare(str):
+    """An annotation kept as text shows as that text, not quoted."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def signature_text(function: Function[Any, Any]) -> str:
+    """``(x: int, y: int = 1) -> int``, the same in every process; empty if there is none."""
+    assert function._raw is not None
+    try:
+        signature = inspect.signature(function._raw)
+    except (TypeError, ValueError):
+        return ""
+    bare = [
+        one.replace(annotation=_Bare(one.annotation)) if isinstance(one.annotation, str) else one
+        for one in signature.parameters.values()
+    ]
+    returns = signature.return_annotation
+    signature = signature.replace(
+        parameters=bare, return_annotation=_Bare(returns) if isinstance(returns, str) else returns
+    )
+    return _ADDRESS.sub("", str(signature))[:TEXT_CHARS_MAX]

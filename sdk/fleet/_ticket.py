@@ -1,0 +1,124 @@
+"""What the client knows of one call (or one chunk of a map) that it waits for. Lives in the client's loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fleet.protocol.errors import FleetError, ProtocolError
+from fleet.protocol.messages import OutcomeRecord, SubmitCall
+
+OnPart = Callable[["Ticket", OutcomeRecord, bytes | memoryview], None]
+
+
+class Ticket:
+    """One call from its submit to its outcome.
+
+    ``on_part`` is called in the loop for every outcome record, once each. ``arm`` may be called from any thread.
+    """
+
+    __slots__ = (
+        "_lock", "_wakers", "accepted", "asked_s", "asking", "born_s", "call", "done", "error", "final", "foreign",
+        "on_accepted", "on_part", "parts", "payload", "poll_s", "renew", "sent", "submit", "unknown",
+    )  # fmt: skip
+
+    def __init__(self, call: str, submit: SubmitCall | None = None, payload: bytes | None = None) -> None:
+        self.call = call
+        self.submit = submit
+        self.payload = payload
+        """Kept until the call is accepted, so that it can be sent again."""
+        self.accepted = False
+        self.sent = False
+        self.done = False
+        self.error: FleetError | None = None
+        self.final: OutcomeRecord | None = None
+        self.parts: dict[int, tuple[OutcomeRecord, bytes | memoryview]] = {}
+        self.on_part: OnPart | None = None
+        self.on_accepted: Callable[[], None] | None = None
+        self.renew: Callable[[], bool] | None = None
+        """Registers the function again where the platform forgot it; False if it was done before."""
+        self.foreign = False
+        """Submitted by another process: its outcome isn't pushed here."""
+        self.born_s = time.monotonic()
+        self.asked_s = self.born_s
+        self.asking = False
+        self.poll_s = 0.0
+        self.unknown = 0
+        self._lock = threading.Lock()
+        self._wakers: list[Callable[[], None]] = []
+
+    def arm(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called once the call is done; at once if it is."""
+        with self._lock:
+            if not self.done:
+                self._wakers.append(wake)
+                return
+        wake()
+
+    def accept(self) -> None:
+        """The platform has it: nothing of it is needed here any more."""
+        self.accepted = True
+        self.payload = None
+        if self.on_accepted is not None:
+            self.on_accepted()
+            self.on_accepted = None
+
+    def take(self, record: OutcomeRecord, part: bytes | memoryview) -> bool:
+        """Note one outcome record; whether it was new."""
+        if self.done or record.part in self.parts:
+            return False
+        self.accept()
+        self.parts[record.part] = (record, part if self.on_part is None else b"")
+        if record.final:
+            self.final = record
+        if self.on_part is not None:
+            self.on_part(self, record, part)
+        return True
+
+    @property
+    def next_part(self) -> int:
+        """The first part not here yet."""
+        part = 0
+        while part in self.parts:
+            part += 1
+        return part
+
+    @property
+    def complete(self) -> bool:
+        """Whether the final record and all parts before it are here."""
+        return self.final is not None and len(self.parts) > self.final.part
+
+    def finish(self, error: FleetError | None = None) -> None:
+        """Done: wake whoever waits."""
+        with self._lock:
+            if self.done:
+                return
+            self.error = error
+            self.done = True
+            wakers, self._wakers = self._wakers, []
+        if error is None:
+            self.accept()
+        elif self.on_accepted is not None:
+            self.on_accepted()
+        for wake in wakers:
+            wake()
+
+    def outcome(self) -> Any:
+        """The value of a single call that is done; raises what it ended with."""
+        from fleet._results import Failure, decode_item
+
+        assert self.done, self.call
+        if self.error is not None:
+            raise self.error
+        assert self.final is not None, self.call
+        if self.final.error is not None:
+            raise self.final.error.to_error()
+        _, part = self.parts[self.final.part]
+        if not len(part):
+            raise ProtocolError(f"the outcome of call {self.call} is empty")
+        value = decode_item(part)
+        if isinstance(value, Failure):
+            raise value.error
+        return value

@@ -1,0 +1,112 @@
+"""``fleet dev``, ``fleet serve`` and the hidden helper of both."""
+
+from __future__ import annotations
+
+import enum
+import os
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fleet.cli import show
+from fleet.protocol.errors import InvalidOption
+
+
+class Sync(enum.StrEnum):
+    """When the started broker writes to disk."""
+
+    ALWAYS = "always"
+    DEFAULT = "default"
+
+
+HOST = "127.0.0.1"
+PORT = 4242
+HELP_DATA = (
+    "Where state is kept; default: one per port under $XDG_STATE_HOME (~/.local/state); with --port 0 a temporary one."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command(epilog="Example: fleet dev --cars 4 --port 4300")(dev)
+    app.command(epilog="Example: fleet serve --nats nats://nats.internal:4222")(serve)
+    app.command(hidden=True)(guest)
+
+
+def state_dir(name: str) -> Path:
+    """The default data directory of the platform called ``name``."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "fnplatform" / name
+
+
+def dev(
+    cars: Annotated[int, typer.Option(help="How many cars.")] = 2,
+    port: Annotated[int, typer.Option(help="Port of the broker; 0: a free one.")] = PORT,
+    data: Annotated[Path | None, typer.Option(help=HELP_DATA)] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Recorded charging sessions (CSV, .gz too): one station per car is replayed.")
+    ] = None,
+    speed: Annotated[float, typer.Option(help="How much faster than recorded --trace is replayed.")] = 1.0,
+    slots: Annotated[int, typer.Option(help="Slots of each car.")] = 1,
+    sync: Annotated[Sync, typer.Option(help="Of the broker: default, or always as in fleet serve.")] = Sync.DEFAULT,
+) -> None:
+    """The whole platform on this machine: broker, control plane and cars. Ctrl-C ends all of it."""
+    import anyio
+
+    from fnplatform.dev import DevSettings, supervise
+
+    log_to_stderr()
+    if speed != 1.0 and trace is None:
+        raise InvalidOption("--speed says how fast --trace is replayed: give that, too")
+    with ExitStack() as stack:
+        if data is None and port == 0:
+            # A free port is another one each time: a folder named after it would never be found again.
+            data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-dev-")))
+        settings = DevSettings(
+            data_dir=(data or state_dir(f"dev-{port}")).absolute(), cars=cars, port=port, slots=slots, speed=speed,
+            trace=trace.absolute() if trace else None,
+        )  # fmt: skip
+        anyio.run(supervise, settings)
+
+
+def serve(
+    nats: Annotated[str | None, typer.Option(help="A NATS you run; without it a broker is started here.")] = None,
+    data: Annotated[Path | None, typer.Option(help=HELP_DATA)] = None,
+    host: Annotated[str, typer.Option(help="Where the started broker listens.")] = HOST,
+    port: Annotated[int, typer.Option(help="Port of the started broker; 0: a free one.")] = PORT,
+    sync: Annotated[
+        Sync, typer.Option(help="always: what is accepted survives a power cut; default: five times faster.")
+    ] = Sync.ALWAYS,
+) -> None:
+    """The control plane alone: with a broker it starts, or against a NATS you run."""
+    import anyio
+
+    from fnplatform.serve import serve as run
+    from fnplatform.settings import ServeSettings
+
+    log_to_stderr()
+    folder = data or (None if nats else state_dir(f"serve-{port}"))
+    settings = ServeSettings(
+        nats_url=nats, data_dir=folder.absolute() if folder else None, host=host, port=port, sync=sync.value
+    )
+    anyio.run(run, settings, backend_options={"use_uvloop": True})
+
+
+def log_to_stderr() -> None:
+    """One line per event on stderr; FLEET_LOG sets the level (default WARNING)."""
+    import logging
+
+    level = os.environ.get("FLEET_LOG", "WARNING").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise InvalidOption(f"FLEET_LOG={level} is no level: DEBUG, INFO, WARNING or ERROR")
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def guest() -> None:
+    """Build the guest image, or check the one in the cache."""
+    from runtime.guest.build import ensure_guest
+
+    ensure_guest(progress=lambda text: show.say(f"guest: {text}"))

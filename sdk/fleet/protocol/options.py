@@ -1,0 +1,241 @@
+"""What ``@fleet.function`` takes: friendly values in, checked units out. Standard library only.
+
+Units: ``*_s`` seconds, ``*_bytes`` bytes. Errors: InvalidOption that names the option and what it allows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+from fleet.protocol import limits
+from fleet.protocol.errors import InvalidOption
+from fleet.protocol.ids import check_token
+from fleet.protocol.units import parse_bytes, parse_seconds
+
+Duration = float | str
+"""Seconds, or a text with a unit: ``"250ms"``, ``"10m"``, ``"7d"``."""
+
+_ATTEMPTS_MAX = 100
+_DELAY_S_MAX = 24 * 3600.0
+_RESULT_TTL_S_MAX = limits.RESULT_TTL_S_DEFAULT
+"""Blobs of results live a day longer than this, whatever the function asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """When errors of the function itself are tried again. Departing owners never cost an attempt.
+
+    ``max_attempts`` counts all attempts, the first included (1 to 100). Before attempt n the call waits
+    ``delay * backoff ** (n - 2)``, at most ``max_delay`` (seconds, or texts like ``"10s"``).
+    """
+
+    max_attempts: int = 3
+    delay: Duration = 1.0
+    backoff: float = 2.0
+    max_delay: Duration = 60.0
+
+    def __post_init__(self) -> None:
+        attempts = self.max_attempts
+        if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= _ATTEMPTS_MAX:
+            raise InvalidOption(f"max_attempts={attempts!r} is out of range: allowed is 1 to {_ATTEMPTS_MAX}")
+        if isinstance(self.backoff, bool) or not isinstance(self.backoff, int | float) or not 1 <= self.backoff <= 100:
+            raise InvalidOption(f"backoff={self.backoff!r} is out of range: allowed is 1 to 100")
+        parse_seconds(self.delay, "delay", 0.0, _DELAY_S_MAX)
+        parse_seconds(self.max_delay, "max_delay", 0.0, _DELAY_S_MAX)
+
+    @property
+    def delay_s(self) -> float:
+        """Pause before the second attempt, in seconds."""
+        return parse_seconds(self.delay, "delay", 0.0, _DELAY_S_MAX)
+
+    @property
+    def max_delay_s(self) -> float:
+        """Longest pause, in seconds."""
+        return parse_seconds(self.max_delay, "max_delay", 0.0, _DELAY_S_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class Requires:
+    """What the car must offer: a ``region``; ``min_stay``, how long it is expected to stay at least."""
+
+    region: str | None = None
+    min_stay: Duration | None = None
+
+    def __post_init__(self) -> None:
+        if self.region is not None:
+            if not isinstance(self.region, str):
+                raise InvalidOption(f"region={self.region!r} is no text")
+            check_token(self.region, "region")
+        if self.min_stay is not None:
+            parse_seconds(self.min_stay, "min_stay", 0.0, _DELAY_S_MAX)
+
+    @property
+    def min_stay_s(self) -> float | None:
+        """``min_stay`` in seconds."""
+        return None if self.min_stay is None else parse_seconds(self.min_stay, "min_stay", 0.0, _DELAY_S_MAX)
+
+
+class FunctionOptions(TypedDict, total=False):
+    """Keywords of ``@fleet.function`` and ``with_options``; see API documentation of ``fleet.function``."""
+
+    runtime: Literal["wasm", "jax"]
+    memory: int | str
+    timeout: Duration
+    queue_timeout: Duration | None
+    retries: Retries | int | None
+    on: Iterable[Any]
+    packages: Iterable[str]
+    requires: Requires | None
+    isolation: Literal["instance", "call"]
+    max_concurrency: int | None
+    result_ttl: Duration
+    params: Any
+    batch: Any
+    include: Iterable[str]
+    exclude: Iterable[str]
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Checked options of one function."""
+
+    runtime: Literal["wasm"] = "wasm"
+    memory_bytes: int = limits.MEMORY_BYTES_DEFAULT
+    timeout_s: float = limits.TIMEOUT_S_DEFAULT
+    queue_timeout_s: float | None = None
+    retries: Retries = Retries(max_attempts=1)
+    requires: Requires = Requires()
+    isolation: Literal["instance", "call"] = "instance"
+    max_concurrency: int | None = None
+    result_ttl_s: float = limits.RESULT_TTL_S_DEFAULT
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    name: str | None = None
+
+    def changed(self, given: Mapping[str, Any]) -> Options:
+        """A copy with the friendly options ``given`` checked and applied."""
+        checked: dict[str, Any] = {}
+        for key, value in given.items():
+            if key in _LATER:
+                _refuse_later(key, value)
+            elif key in _CHECKS:
+                field, check = _CHECKS[key]
+                checked[field] = check(value)
+            else:
+                close = difflib.get_close_matches(key, [*_CHECKS, *_LATER], 1)
+                hint = f"did you mean {close[0]}=?" if close else f"there are: {', '.join(sorted(_CHECKS))}"
+                raise InvalidOption(f"fleet.function has no option {key}=", hint=hint)
+        return dataclasses.replace(self, **checked)
+
+
+def _refuse_later(key: str, value: Any) -> None:
+    if value is None or (isinstance(value, list | tuple) and not value):
+        return
+    raise InvalidOption(f"{key}= comes with a later release", hint=f"leave {key}= out")
+
+
+def _runtime(value: Any) -> str:
+    if value == "jax":
+        raise InvalidOption('runtime="jax" comes with a later release', hint='use runtime="wasm"')
+    if value != "wasm":
+        raise InvalidOption(f'runtime={value!r} is not allowed: there is "wasm"')
+    return "wasm"
+
+
+def _memory(value: Any) -> int:
+    return parse_bytes(value, "memory", limits.MEMORY_BYTES_MIN, limits.MEMORY_BYTES_MAX)
+
+
+def _timeout(value: Any) -> float:
+    return parse_seconds(value, "timeout", 0.001, limits.TIMEOUT_S_MAX)
+
+
+def _queue_timeout(value: Any) -> float | None:
+    return None if value is None else parse_seconds(value, "queue_timeout", 0.001, _RESULT_TTL_S_MAX)
+
+
+def _retries(value: Any) -> Retries:
+    if isinstance(value, Retries):
+        return value
+    if value is None:
+        return Retries(max_attempts=1)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _ATTEMPTS_MAX:
+        raise InvalidOption(
+            f"retries={value!r} is not allowed: give how often to try again (0 to {_ATTEMPTS_MAX - 1}) or fleet.Retries(...)"
+        )
+    return Retries(max_attempts=value + 1)
+
+
+def _requires(value: Any) -> Requires:
+    if value is None:
+        return Requires()
+    if not isinstance(value, Requires):
+        raise InvalidOption(f"requires={value!r} is not allowed: give fleet.Requires(...)")
+    if value.min_stay is not None:
+        raise InvalidOption(
+            "min_stay= can't be promised yet, because nothing here predicts when an owner leaves",
+            hint="leave it out: work moves on by itself when a car departs",
+        )
+    return value
+
+
+def _isolation(value: Any) -> str:
+    if value not in ("instance", "call"):
+        raise InvalidOption(f'isolation={value!r} is not allowed: there are "instance" and "call"')
+    return str(value)
+
+
+def _max_concurrency(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidOption(f"max_concurrency={value!r} is not allowed: give a number from 1 on, or None")
+    return value
+
+
+def _result_ttl(value: Any) -> float:
+    return parse_seconds(value, "result_ttl", limits.RESULT_TTL_S_MIN, _RESULT_TTL_S_MAX)
+
+
+def _include(value: Any) -> tuple[str, ...]:
+    return _globs(value, "include")
+
+
+def _exclude(value: Any) -> tuple[str, ...]:
+    return _globs(value, "exclude")
+
+
+def _globs(value: Any, what: str) -> tuple[str, ...]:
+    globs = (value,) if isinstance(value, str) else tuple(value)
+    for glob in globs:
+        if not isinstance(glob, str) or not glob or glob.startswith("/") or ".." in glob.split("/"):
+            raise InvalidOption(f"{what}={glob!r} is not allowed: give patterns below the project's folder")
+    return globs
+
+
+def _name(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise InvalidOption(f"name={value!r} is no text")
+    return None if value is None else check_token(value, "name")
+
+
+_CHECKS: dict[str, tuple[str, Any]] = {
+    "runtime": ("runtime", _runtime),
+    "memory": ("memory_bytes", _memory),
+    "timeout": ("timeout_s", _timeout),
+    "queue_timeout": ("queue_timeout_s", _queue_timeout),
+    "retries": ("retries", _retries),
+    "requires": ("requires", _requires),
+    "isolation": ("isolation", _isolation),
+    "max_concurrency": ("max_concurrency", _max_concurrency),
+    "result_ttl": ("result_ttl_s", _result_ttl),
+    "include": ("include", _include),
+    "exclude": ("exclude", _exclude),
+    "name": ("name", _name),
+}
+_LATER = ("on", "packages", "params", "batch")

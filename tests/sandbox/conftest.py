@@ -1,0 +1,20 @@
+"""The real guest, built once and kept in the cache that everything else uses, too."""
+
+from __future__ import annotations
+
+import pytest
+
+from runtime.guest.build import GuestImage, ensure_guest
+from tests.sandbox.wasm_bench import Bench
+
+
+@pytest.fixture(scope="session")
+def guest_image() -> GuestImage:
+    """The guest of the sources as they are; the first time this takes half a minute."""
+    return ensure_guest(progress=print)
+
+
+@pytest.fixture
+def bench(guest_image: GuestImage) -> Bench:
+    """A sandbox in this process."""
+    return Bench(guest_image)
