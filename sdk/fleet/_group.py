@@ -40,44 +40,28 @@ class _Results(Generic[R_co]):
 
     def __call__(self, return_exceptions: bool = False) -> Iterator[R_co]:
         """Iterate all results in the order of the inputs, waiting for each."""
-        from fleet._client import current
         from fleet._loop import Waiter
 
-        ahead = self._group._follow()
-        for ticket in ahead:
+        for ticket in self._group._follow():
             waiter = Waiter()
             ticket.arm(waiter.set)
             waiter.wait()
-            count = current().run(lambda ticket=ticket: _item_count(ticket))  # type: ignore[misc]
-            yield from cast("Iterator[R_co]", _values_of(ticket, count, return_exceptions))
+            yield from cast("Iterator[R_co]", _values_of(ticket, return_exceptions))
 
     async def aio(self, return_exceptions: bool = False) -> AsyncIterator[R_co]:
         """The same for asyncio."""
         from fleet._call import _client_aio
         from fleet._loop import wait_aio
 
-        client = await _client_aio()
+        await _client_aio()
         for ticket in self._group._follow():
             await wait_aio(ticket.arm)
-            count = await client.run_aio(lambda ticket=ticket: _item_count(ticket))  # type: ignore[misc]
-            for value in _values_of(ticket, count, return_exceptions):
+            for value in _values_of(ticket, return_exceptions):
                 yield cast(R_co, value)
 
 
-async def _item_count(ticket: Ticket) -> int:
-    """How many items a finished call has; asked for only where its records don't tell, because it ended early."""
-    from fleet._client import current
-    from fleet.protocol.messages import CallRequest, StatusReply
-    from fleet.protocol.subjects import ApiVerb
-
-    if ticket.final is None or ticket.final.error is None:
-        return 0
-    reply, _ = await current().api.ask(ApiVerb.STATUS, CallRequest(calls=[ticket.call]), StatusReply)
-    return (reply.calls[0].items or 0) if reply.calls else 0
-
-
-def _values_of(ticket: Ticket, count: int, return_exceptions: bool) -> Iterator[Any]:
-    """All results of a finished call of a group, ``count`` items at least."""
+def _values_of(ticket: Ticket, return_exceptions: bool) -> Iterator[Any]:
+    """All results of a finished call of a group."""
     from fleet._map import values_of
     from fleet._results import Failure
     from fleet.protocol import frames
@@ -94,7 +78,7 @@ def _values_of(ticket: Ticket, count: int, return_exceptions: bool) -> Iterator[
         found.update(zip(places, items))
     error = ticket.final.error
     failure = Failure(error.to_error() if error is not None else ProtocolError(f"call {ticket.call} lacks items"))
-    for place in range(max(count, max(found, default=-1) + 1, 1)):
+    for place in range(ticket.final.items or max(found, default=0) + 1):
         yield from values_of([found.get(place, failure)], return_exceptions)
 
 
@@ -145,16 +129,21 @@ class CallGroup(Generic[R_co]):
         from fleet.protocol.subjects import ApiVerb
 
         counts: Counter[str] = Counter()
+        ended: set[str] = set()
         for start in range(0, self.call_count, SUBMIT_CALLS_MAX):
             stop = min(self.call_count, start + SUBMIT_CALLS_MAX)
             calls = [_call_id(self._stem, number) for number in range(start, stop)]
             reply, _ = await current().api.ask(ApiVerb.STATUS, CallRequest(calls=calls), StatusReply)
             for row in reply.calls:
-                items = row.items or 1
                 state = "unknown" if row.state is None else str(row.state)
-                done = min(row.items_done, items) if state in ("queued", "running") else 0
+                if row.items is None:
+                    ended.add(state)
+                    continue
+                done = min(row.items_done, row.items) if state in ("queued", "running") else 0
                 counts["succeeded"] += done
-                counts[state] += items - done
+                counts[state] += row.items - done
+        if ended:  # no telling how many items each had: all that is left, in one state where there is only one
+            counts["/".join(sorted(ended))] += self.item_count - counts.total()
         return {state: count for state, count in counts.items() if count}
 
     status = Both(_status)

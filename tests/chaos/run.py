@@ -26,20 +26,11 @@ from fleet.transport import Bus
 from fnplatform.history import ENV
 from fnplatform.jetstream import JetStream
 from tests.chaos.checker import Report, check, read
+from tests.chaos.job import work
 
-CALL_S = 0.02
 
-
-@fleet.function(retries=0, timeout=30, result_ttl="1h")
-def work(number: int) -> int:
-    """Twenty milliseconds of work with an answer that can be checked."""
-    import time
-
-    ends = time.monotonic() + 0.02
-    value = number
-    while time.monotonic() < ends:
-        value = (value * 48271 + 11) % 2147483647
-    return number * number + 1
+INTO_BURST_S = 0.03
+"""How long after a burst of calls a car leaves."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ class Plan:
 
 
 SHORT = Plan(
-    calls=300, seconds=18.0, kill_car_s=3.0, freeze_s=(4.0, 12.0), kill_control_s=(6.0,), kill_broker_s=(10.0,)
+    calls=500, seconds=18.0, kill_car_s=3.0, freeze_s=(4.0, 12.0), kill_control_s=(6.0,), kill_broker_s=(10.0,)
 )
 
 
@@ -86,10 +77,12 @@ async def _one_call(number: int, recorder: Recorder) -> None:
 
 
 async def _submit_all(plan: Plan, recorder: Recorder, finished: anyio.Event) -> None:
+    """A burst every ``leave_every_s``, so that every departure meets cars at work."""
     started = time.monotonic()
+    bursts = round(plan.seconds / plan.leave_every_s)
     async with anyio.create_task_group() as group:
         for number in range(plan.calls):
-            due = started + plan.seconds * number / plan.calls
+            due = started + plan.leave_every_s * (number * bursts // plan.calls)
             await anyio.sleep(max(0.0, due - time.monotonic()))
             group.start_soon(_one_call, number, recorder)
     finished.set()
@@ -109,14 +102,15 @@ async def _come_and_go(plan: Plan, local: LocalFleet, recorder: Recorder, finish
     """Every second one car leaves and the one that left before returns; at most one is away by its owner's will."""
     rng = random.Random(plan.seed)
     away = None
+    due = time.monotonic() + INTO_BURST_S
     while not finished.is_set():
+        await anyio.sleep(max(0.0, due - time.monotonic()))
+        due += plan.leave_every_s
         car = rng.choice([car for car in local.cars if car is not away])
         await _step(recorder, "leave", car.drive_away, car=car.name)
         if away is not None:
             await _step(recorder, "return", away.park, car=away.name)
         away = car
-        with anyio.move_on_after(plan.leave_every_s):
-            await finished.wait()
     for car in local.cars:
         await _step(recorder, "return", car.park, car=car.name)
 

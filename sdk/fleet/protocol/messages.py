@@ -388,6 +388,8 @@ class OutcomeRecord(Message):
     """``ValueError: bad`` for listings."""
     blob: Digest | None = None
     blob_bytes: int = 0
+    items: int | None = None
+    """How many items the whole chunk has."""
     group: Token | None = None
     metering: Metering | None = None
     submit_digest: str = ""
