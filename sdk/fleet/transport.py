@@ -71,7 +71,7 @@ OnReply = Callable[[Request | FleetUnavailable], None]
 Hook = Callable[[], None]
 
 
-class _Client(nats.aio.client.Client):  # type: ignore[misc]
+class _Client(nats.aio.client.Client):
     """nats-py's client with messages of ``direct`` subscriptions handed over without queue and task."""
 
     def __init__(self) -> None:
@@ -178,7 +178,10 @@ class Bus:
                 on_reconnect()
 
         prefix = inbox_prefix(kind, name) if kind != "control" else f"_INBOX_control_{name}"
-        options: dict[str, Any] = {"user_credentials": creds} if creds else {}
+        # nats-py says int, and waits with asyncio.sleep: a fraction of a second is what we want.
+        options: dict[str, Any] = {"reconnect_time_wait": RECONNECT_WAIT_S}
+        if creds:
+            options["user_credentials"] = creds
         if user is not None:
             options.update(user=user, password=password)
         connected = False
@@ -186,7 +189,7 @@ class Bus:
             with anyio.move_on_after(connect_s):
                 await client.connect(
                     url, name=f"fleet-{kind}-{name}", error_cb=on_error, disconnected_cb=disconnected,
-                    reconnected_cb=reconnected, connect_timeout=max(1, int(connect_s)), reconnect_time_wait=RECONNECT_WAIT_S,
+                    reconnected_cb=reconnected, connect_timeout=max(1, int(connect_s)),
                     max_reconnect_attempts=-1, ping_interval=10, max_outstanding_pings=2, inbox_prefix=prefix,
                     pending_size=PENDING_BYTES_MAX, skip_subject_validation=True, dont_randomize=True, **options,
                 )  # fmt: skip
@@ -243,6 +246,7 @@ class Bus:
             pending += (command, data, b"\r\n")
         client._pending_data_size += len(command) + len(data) + 2
         queue = client._flush_queue
+        assert queue is not None, "connected"
         if queue.empty():
             queue.put_nowait(self._loop.create_future())
 

@@ -82,7 +82,9 @@ def _apply(call: _Call, row: Row, violations: list[str]) -> None:
         if event == "grant":
             still = [counter for counter, epoch in call.open.items() if epoch == row["epoch"]]
             if still:
-                violations.append(f"overlap: call {row['call']} granted as {row['counter']} while {still} had not ended")
+                violations.append(
+                    f"overlap: call {row['call']} granted as {row['counter']} while {still} had not ended"
+                )
             call.open[row["counter"]] = row["epoch"]
         call.newest = max(call.newest, order)
     elif event == "requeue":

@@ -28,7 +28,6 @@ from fnplatform.jetstream import JetStream
 from tests.chaos.checker import Report, check, read
 from tests.chaos.job import work
 
-
 INTO_BURST_S = 0.03
 """How long after a burst of calls a car leaves."""
 

@@ -290,9 +290,9 @@ class World:
 
     def check_car(self, car: SimulatedCar) -> None:
         """After every event of a car."""
-        if car.driving and car.alive and not car.frozen and car.core.signals is not None:
-            if car.core.signals.gear != "P":
-                self.violations.append(f"eligibility: {car.name} is driven and has slots {sorted(car.alive)}")
+        told = car.core.signals is not None and car.core.signals.gear != "P"
+        if car.driving and told and car.alive and not car.frozen:
+            self.violations.append(f"eligibility: {car.name} is driven and has slots {sorted(car.alive)}")
         config = car.core.config
         if len(car.alive) > config.slots + config.spares:
             self.violations.append(f"bound: {car.name} has {len(car.alive)} slot processes")

@@ -1,0 +1,163 @@
+"""Functions: manifests, versions, apps, and what asks for them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fleet.protocol import limits
+from fleet.protocol.messages.base import Digest, Message, Reply, Token, Version
+
+
+class Retries(Message):
+    """When a function's own errors are tried again: attempts in all, and the pause before attempt n."""
+
+    max_attempts: int = Field(1, ge=1, le=100)
+    delay_s: float = Field(1.0, ge=0)
+    backoff: float = Field(2.0, ge=1)
+    max_delay_s: float = Field(60.0, ge=0)
+
+
+class Requires(Message):
+    """What a car must offer."""
+
+    region: str | None = None
+    min_stay_s: float | None = None
+
+
+class Program(Message):
+    """What a slot needs to make an instance of one version of one function."""
+
+    runtime: Literal["wasm"] = "wasm"
+    bundle: Digest
+    bundle_bytes: int
+    module: str
+    qualname: str
+    memory_bytes: int = limits.MEMORY_BYTES_DEFAULT
+    timeout_s: float = limits.TIMEOUT_S_DEFAULT
+    isolation: Literal["instance", "call"] = "instance"
+
+
+class Manifest(Message):
+    """One version of one function. Immutable; ``version`` is a digest of all the rest (see ``registry.version_of``)."""
+
+    app: Token
+    function: Token
+    display_name: str
+    program: Program
+    retries: Retries = Retries()
+    requires: Requires = Requires()
+    queue_timeout_s: float | None = None
+    max_concurrency: int | None = Field(None, ge=1)
+    result_ttl_s: float = limits.RESULT_TTL_S_DEFAULT
+    signature: str = ""
+    """For people: ``(x: int, y: int = 1) -> int``."""
+    doc: str = ""
+    python: str = ""
+    sdk: str = ""
+
+
+class FunctionRef(Message):
+    """A function, at the version that is live unless ``version`` says which."""
+
+    app: Token
+    function: Token
+    version: Version | None = None
+
+
+class RegisterRequest(Message):
+    """Make versions callable by digest without deploying them (a script's first ``.remote()``)."""
+
+    manifests: list[Manifest]
+    protocol: int = limits.PROTOCOL
+
+
+class RegisterReply(Reply):
+    """``missing``: bundle digests that must be put first; then ask again. ``versions``: in the order asked."""
+
+    missing: list[Digest] = []
+    versions: list[Version] = []
+
+
+class DeployRequest(Message):
+    """Make ``manifests`` the whole of ``app``, in one step."""
+
+    app: Token
+    manifests: list[Manifest]
+    protocol: int = limits.PROTOCOL
+
+
+class AppVersion(Message):
+    """One deploy of an app: its number, counting from 1, and its functions' versions by token."""
+
+    number: int
+    created_unix_s: float
+    functions: dict[str, Version]
+    note: str = ""
+
+
+class AppRecord(Message):
+    """What the registry stores of an app. ``live`` is the number of the live version."""
+
+    app: Token
+    live: int
+    versions: list[AppVersion]
+
+
+class DeployReply(Reply):
+    """``missing`` as in RegisterReply: nothing was deployed."""
+
+    missing: list[Digest] = []
+    app_version: AppVersion | None = None
+    unchanged: bool = False
+
+
+class FunctionsRequest(Message):
+    """Functions that are live (of ``app``, or all); with ``function`` and ``version`` exactly that one."""
+
+    app: Token | None = None
+    function: Token | None = None
+    version: Version | None = None
+
+
+class FunctionInfo(Message):
+    """One function of a listing."""
+
+    manifest: Manifest
+    version: Version
+    app_number: int | None = None
+
+
+class FunctionsReply(Reply):
+    functions: list[FunctionInfo] = []
+
+
+class HistoryRequest(Message):
+    app: Token
+
+
+class HistoryReply(Reply):
+    record: AppRecord | None = None
+
+
+class RollbackRequest(Message):
+    """Make an earlier version live again: ``number``, or the one before the live one."""
+
+    app: Token
+    number: int | None = None
+
+
+class RollbackReply(Reply):
+    app_version: AppVersion | None = None
+
+
+class DeleteRequest(Message):
+    """Remove an app. Refused while calls of it wait or run, unless ``cancel``."""
+
+    app: Token
+    cancel: bool = False
+
+
+class DeleteReply(Reply):
+    cancelled: int = 0

@@ -1,0 +1,117 @@
+"""Blobs, logs, dead letters, and the platform as a whole."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fleet.protocol import limits
+from fleet.protocol.messages.base import Digest, Message, Reply, Token
+from fleet.protocol.messages.calls import InvocationState
+from fleet.protocol.messages.cars import Lease
+
+
+class BlobPut(Message):
+    """One part of a blob (message part 0); ``lease`` when a car puts a result. The last part's reply says ``stored``."""
+
+    digest: Digest
+    size_bytes: int = Field(ge=0, le=limits.PAYLOAD_BYTES_MAX)
+    part: int = 0
+    lease: Lease | None = None
+
+
+class BlobPutReply(Reply):
+    """``have``: the whole blob is stored (and its life renewed)."""
+
+    have: bool = False
+
+
+class BlobGet(Message):
+    digest: Digest
+    part: int = 0
+    lease: Lease | None = None
+
+
+class BlobGetReply(Reply):
+    """Message part 0: the bytes of that part. ``parts``: how many there are."""
+
+    parts: int = 0
+    size_bytes: int = 0
+
+
+class LogsRequest(Message):
+    """Stored lines of an app, a function or a call, oldest first; live ones are pushed to ``follow``.
+
+    ``follow`` is an inbox of the asker; each push is a packed LogEntry. It ends after LOG_FOLLOW_S unless asked again
+    with the same inbox, which then only prolongs it (and answers no stored lines).
+    """
+
+    app: Token | None = None
+    function: Token | None = None
+    call: Token | None = None
+    since_unix_s: float = 0.0
+    limit: int = Field(1000, ge=1, le=10_000)
+    follow: str | None = None
+
+
+class LogEntry(Message):
+    """One stored batch of lines of one attempt."""
+
+    app: str
+    function: str
+    call: str
+    attempt: int = 1
+    car: str = ""
+    lines: list[tuple[float, Literal["stdout", "stderr"], str]] = []
+
+
+class LogsReply(Reply):
+    entries: list[LogEntry] = []
+
+
+class PlatformRequest(Message):
+    pass
+
+
+class PlatformReply(Reply):
+    """What ``fleet status`` shows."""
+
+    version: str = ""
+    protocol: int = limits.PROTOCOL
+    protocol_min: int = limits.PROTOCOL_MIN
+    tenant: str = ""
+    broker_version: str = ""
+    durability: str = ""
+    leader: bool = False
+    epoch: int = 0
+    cars: int = 0
+    eligible: int = 0
+    waiting: int = 0
+    running: int = 0
+    depth: dict[str, int] = {}
+    """Waiting calls by ``app.function``."""
+    dropped_replies: int = 0
+    stream_bytes: dict[str, int] = {}
+    uptime_s: float = 0.0
+
+
+class DeadRequest(Message):
+    """What failed for good: list, show, replay or drop."""
+
+    action: Literal["list", "show", "replay", "drop"] = "list"
+    calls: list[Token] = []
+    limit: int = Field(50, ge=1, le=limits.LIST_ROWS_MAX)
+
+
+class DeadLetter(Message):
+    """Stored in DEAD with the arguments as part 0."""
+
+    state: InvocationState
+    reason: str
+    at_unix_s: float
+
+
+class DeadReply(Reply):
+    letters: list[DeadLetter] = []
+    replayed: list[Token] = []
