@@ -159,7 +159,8 @@ server_name: "fleet-{self.port}"
 max_payload: {MESSAGE_BYTES_MAX}
 max_pending: 268435456
 write_deadline: "10s"
-ping_interval: "10s"
+ping_interval: "2s"
+ping_max: 2
 jetstream {{
   store_dir: {json.dumps(str(self.data_dir / "jetstream"))}
   max_file_store: 1TB

@@ -96,6 +96,12 @@ _cache: dict[tuple[Any, ...], tuple[tuple[Any, ...], Bundle]] = {}
 _cache_lock = threading.Lock()
 
 
+def forget_lock() -> None:
+    """In the child of a fork: a thread of the parent may have held the lock."""
+    global _cache_lock
+    _cache_lock = threading.Lock()
+
+
 def bundle_of(module_name: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> Bundle:
     """The bundle of a loaded module, kept until one of its files changes on disk."""
     gathered, inside = _gather(module_name, include, exclude)

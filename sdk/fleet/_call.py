@@ -258,10 +258,10 @@ def map_calls(
     chunksize: int | None,
 ) -> Iterator[Any]:
     """``f.map`` and ``f.starmap``: what can be wrong before the first input is raised right here."""
-    from fleet import _map
+    from fleet import _inputs, _map
 
-    chunksize = _map.checked_chunksize(chunksize)
-    inputs = _map.argument_tuples(_map.checked_iterables(iterables, star), star)
+    chunksize = _inputs.checked_chunksize(chunksize)
+    inputs = _inputs.argument_tuples(_inputs.checked_iterables(iterables, star), star)
     client = _client()
     run = _map.MapRun(client, client.bound(function), function, inputs, chunksize)
     return _map.run_map(run, order_outputs, return_exceptions)
@@ -276,12 +276,12 @@ async def map_calls_aio(
     chunksize: int | None,
 ) -> AsyncIterator[Any]:
     """The same for asyncio."""
-    from fleet import _map
+    from fleet import _inputs, _map
 
-    chunksize = _map.checked_chunksize(chunksize)
+    chunksize = _inputs.checked_chunksize(chunksize)
     loop = asyncio.get_running_loop()
-    sources = tuple(_map.FromAsync(one, loop) if hasattr(one, "__aiter__") else one for one in iterables)
-    inputs = _map.argument_tuples(_map.checked_iterables(sources, star), star)
+    sources = tuple(_inputs.FromAsync(one, loop) if hasattr(one, "__aiter__") else one for one in iterables)
+    inputs = _inputs.argument_tuples(_inputs.checked_iterables(sources, star), star)
     client = await _client_aio()
     run = _map.MapRun(client, await client.bound_aio(function), function, inputs, chunksize)
     async for value in _map.run_map_aio(run, order_outputs, return_exceptions):

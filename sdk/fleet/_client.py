@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from fleet import _app, _output
+from fleet import _app, _bundle, _output
 from fleet._api import Api
 from fleet._blobs import Blobs
 from fleet._function import Function
@@ -306,7 +306,15 @@ def current() -> Client:
     with _default_lock:
         if _default is None or _default.closed:
             _default = Client(Settings.resolve())
+            _hand_over_at_exit()
         return _default
+
+
+def _hand_over_at_exit() -> None:
+    """Children of multiprocessing end without atexit: what they spawned last would never be handed over."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is not None and multiprocessing.parent_process() is not None:
+        multiprocessing.util.Finalize(None, disconnect, exitpriority=0)
 
 
 def connect(url: str | None = None, *, creds: str | None = None, app: str | None = None) -> Client:
@@ -341,6 +349,7 @@ def _after_fork() -> None:
         _abandoned.append(_default)
     _default = None
     _default_lock = threading.Lock()
+    _bundle.forget_lock()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -254,10 +254,10 @@ def spawn_map(
     client: Client, function: Function[Any, Any], iterables: tuple[Any, ...], chunksize: int | None
 ) -> CallGroup[Any]:
     """Hand over every input; returns once all are accepted, or cancels what was and raises."""
-    from fleet import _map
+    from fleet import _inputs
 
-    inputs = _map.argument_tuples(_map.checked_iterables(iterables, False), False)
-    spawner = _Spawner(client, function, _map.checked_chunksize(chunksize))
+    inputs = _inputs.argument_tuples(_inputs.checked_iterables(iterables, False), False)
+    spawner = _Spawner(client, function, _inputs.checked_chunksize(chunksize))
     pickler = client.bound(function).pickler
     try:
         for args in inputs:

@@ -7,7 +7,6 @@ while the input makes its reader wait; it runs in a copy of the caller's context
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import threading
 import time
@@ -24,7 +23,7 @@ from fleet._ticket import Ticket
 from fleet._tuning import Tuner
 from fleet.protocol import frames
 from fleet.protocol.errors import FleetError, ProtocolError, QueueFull
-from fleet.protocol.limits import CHUNK_ITEMS_MAX, MIB
+from fleet.protocol.limits import MIB
 from fleet.protocol.messages import OutcomeRecord
 
 ITEMS_MAX = 32_768
@@ -257,7 +256,8 @@ class MapRun:
                 del self._chunks[chunk.start]
 
     def _head(self, at: int) -> tuple[Chunk, list[Any]] | None:
-        chunk = next(iter(self._chunks.values()), None)
+        with self._lock:  # the feeder adds to them meanwhile
+            chunk = next(iter(self._chunks.values()), None)
         if chunk is None:
             return None
         ready: list[Any] = []
@@ -356,47 +356,3 @@ async def run_map_aio(run: MapRun, order_outputs: bool, return_exceptions: bool)
     finally:
         if not complete:
             run.stop()
-
-
-def argument_tuples(iterables: tuple[Any, ...], star: bool) -> Iterator[tuple[Any, ...]]:
-    """The positional arguments of each item."""
-    if star:
-        (tuples,) = iterables
-        return (tuple(one) for one in tuples)
-    return zip(*iterables)
-
-
-class FromAsync:
-    """An async iterable read from another thread, through the loop that it belongs to."""
-
-    def __init__(self, source: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._next = source.__aiter__().__anext__
-        self._loop = loop
-
-    def __iter__(self) -> FromAsync:
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            return asyncio.run_coroutine_threadsafe(self._pull(), self._loop).result()
-        except StopAsyncIteration:
-            raise StopIteration from None
-
-    async def _pull(self) -> Any:
-        return await self._next()
-
-
-def checked_chunksize(chunksize: int | None) -> int | None:
-    """``chunksize`` if it is allowed; ValueError otherwise."""
-    if chunksize is not None and not 1 <= chunksize <= CHUNK_ITEMS_MAX:
-        raise ValueError(f"chunksize={chunksize!r} is out of range: allowed is 1 to {CHUNK_ITEMS_MAX}, or None")
-    return chunksize
-
-
-def checked_iterables(iterables: tuple[Any, ...], star: bool) -> tuple[Any, ...]:
-    """The inputs; TypeError when there are none, or when one can't be iterated."""
-    if not iterables:
-        raise TypeError("map needs at least one iterable")
-    if star and len(iterables) != 1:
-        raise TypeError("starmap takes one iterable of argument tuples")
-    return tuple(iter(one) for one in iterables)

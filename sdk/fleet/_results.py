@@ -16,6 +16,7 @@ from fleet.protocol.codec import ExceptionData, decode, decode_exception
 from fleet.protocol.errors import BY_CODE, ProtocolError, RemoteError, from_code
 from fleet.protocol.messages import WireError
 
+_NO_PACKAGES = "A sandbox has the standard library and your own modules; installed packages come with a later release."
 COPY_BYTES_MAX = 4096
 """Small results are decoded from a copy: slices of bytes are faster than those of a memoryview (1.4 against 2.9 us)."""
 _VALUE, _RAISED, _ENDED = 0, 1, 2
@@ -56,6 +57,8 @@ def revive(data: ExceptionData) -> Exception:
     Notes and the remote traceback come along as notes, cause and context as exceptions.
     """
     error = _bare(data)
+    if isinstance(error, ModuleNotFoundError):
+        error.add_note(_NO_PACKAGES)
     for note in data.notes:
         error.add_note(note)
     if data.traceback:

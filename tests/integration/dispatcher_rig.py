@@ -133,7 +133,7 @@ class FakeCar:
         self, lease: Lease, result: bytes = b"\x00ok", status: RunStatus = RunStatus.OK, **more: object
     ) -> str:
         """Send an outcome until it is decided; the verdict."""
-        run = RunOutcome(lease=lease, status=status, run_s=0.001, **more)
+        run = RunOutcome(lease=lease, status=status, **{"run_s": 0.001, **more})
         while True:
             try:
                 reply = await self.ask(CarVerb.OUTCOME, OutcomeReport(outcomes=[run]), OutcomeReply, (result,))

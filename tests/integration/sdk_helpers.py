@@ -20,4 +20,8 @@ def loud(text: str) -> str:
 
 def make_hidden() -> Exception:
     """An exception of a type that no caller can name."""
-    return type("Hidden", (Exception,), {})("from inside")
+
+    class Hidden(Exception):
+        pass
+
+    return Hidden("from inside")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio
 
-from fleet.protocol import frames
+from fleet.protocol import frames, limits
 from fleet.protocol.messages import (
     CallRequest,
     CallState,
@@ -263,5 +263,82 @@ def test_explain_names_the_blocking_condition(tmp_path: Path) -> None:
         assert reply.sentence == "waits because no car is parked: 1 car known, 1 online, 0 parked"
         assert reply.state is CallState.QUEUED
         assert grant.lease.call == call
+
+    with_plane(tmp_path, test)
+
+
+def test_standby_asks_the_leader(tmp_path: Path) -> None:
+    async def test(made: Plane) -> None:
+        await made.register()
+        standby = made.new_dispatcher("standby")
+        await made.group.start(standby.run)
+        car = await made.car("car-1")
+        calls = await made.submit(b"1", b"2")
+        grant, _, _ = await car.granted.receive()
+        assert not standby.leading
+        rows = await standby.status("default", calls)
+        assert [(row.state, row.car) for row in rows] == [(CallState.RUNNING, "car-1"), (CallState.QUEUED, None)]
+        assert [row.state for row in await standby.status("other", calls)] == [None, None]
+        assert await standby.depth("default") == {"shop.f": 1}
+        assert [info.car for info in await standby.cars()] == ["car-1"]
+        assert "free slot" in (await standby.explain("default", calls[1])).sentence
+        assert standby.lease_tenant("car-1", grant.lease, None) is None, "only the leader knows what holds"
+        assert made.dispatcher.lease_tenant("car-1", grant.lease, grant.program.bundle) == "default"
+        assert made.dispatcher.lease_tenant("car-1", grant.lease, "f" * 64) is None
+        assert made.dispatcher.lease_tenant("car-2", grant.lease, None) is None
+
+    with_plane(tmp_path, test)
+
+
+def test_large_chunk_is_cut_to_what_is_left(tmp_path: Path) -> None:
+    """Arguments in a blob hold all items; a car is sent the ones it is to run."""
+
+    async def test(made: Plane) -> None:
+        await made.register()
+        one = await made.car("car-1")
+        items = [bytes([number]) * 50_000 for number in range(4)]
+        await made.submit(frames.pack_items(items), items=4)
+        grant, payload, _ = await one.granted.receive()
+        assert len(payload) > limits.INLINE_ARGS_BYTES_MAX, "it was at hand, so it came along"
+        part = frames.pack_items([b"\x000", b"\x001"])
+        assert await one.report(grant.lease, part, RunStatus.PARTIAL, done=[(0, 1)]) == "committed"
+        two = await made.car("car-2")
+        made.dispatcher._payloads.forget(grant.lease.seq)
+        await one.leave()
+        again, payload, _ = await two.granted.receive()
+        assert again.item_numbers == [(2, 3)]
+        assert [bytes(item) for item in frames.unpack_items(payload, 10)] == items[2:]
+
+    with_plane(tmp_path, test)
+
+
+def test_what_is_no_message_of_ours_is_recorded_and_terminated(tmp_path: Path) -> None:
+    async def test(made: Plane) -> None:
+        await made.register()
+        car = await made.car("car-1")
+        await made.js.publish("inv.0.default.shop.f.nonsense", b"nonsense")
+        await queue_is_empty(made)
+        assert list(await made.js.subjects(STREAM_DEAD, "dead.>")) == ["dead.default.shop.f.nonsense"]
+        await made.submit(b"args")
+        grant, _, _ = await car.granted.receive()
+        assert await car.report(grant.lease) == "committed"
+
+    with_plane(tmp_path, test)
+
+
+def test_car_that_says_nonsense_harms_nobody(tmp_path: Path) -> None:
+    async def test(made: Plane) -> None:
+        await made.register()
+        car = await made.car("car-1")
+        await made.submit(b"args")
+        grant, _, _ = await car.granted.receive()
+        for verb in CarVerb:
+            car.bus.publish(f"fleet.car.car-1.0.{verb.value}", b"nonsense", reply=f"{car.bus.inbox}.none")
+        bad = [(0, 10**12)], [(5, 2)], [(-4, 4)]
+        for done in bad:
+            await car.report(grant.lease, b"", done=done, run_s=float("inf"))
+        again, _, _ = await car.granted.receive()
+        assert again.lease.call == grant.lease.call
+        assert await car.report(again.lease) == "committed"
 
     with_plane(tmp_path, test)

@@ -38,7 +38,7 @@ def test_remote_gives_the_value() -> None:
 
 def test_from_any_thread_and_any_loop() -> None:
     results: queue.Queue[int] = queue.Queue()
-    threads = [threading.Thread(target=lambda x=x: results.put(fn.add.remote(x))) for x in range(8)]  # type: ignore[misc]
+    threads = [threading.Thread(target=lambda x=x: results.put(fn.add.remote(x))) for x in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -233,7 +233,7 @@ def test_an_input_that_fails() -> None:
         yield 2
         raise KeyError("no more")
 
-    got = []
+    got: list[int] = []
     with pytest.raises(KeyError, match="no more"):
         got.extend(iter(fn.add.map(inputs())))
     results = fn.add.map(inputs())
@@ -334,6 +334,23 @@ if __name__ == '__main__':
 """
     done = run_script(tmp_path, main)
     assert done.stdout == "8 6\n", done.stderr
+
+
+def test_calls_spawned_at_the_end_of_a_child_process(tmp_path: Path) -> None:
+    main = """
+def child():
+    print(work.spawn(Job(21)).id, flush=True)
+
+if __name__ == '__main__':
+    import multiprocessing
+    work.remote(Job(1))
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+"""
+    done = run_script(tmp_path, main)
+    assert done.returncode == 0, done.stderr
+    assert fleet.Call.from_id(done.stdout.strip()).result(timeout=60) == 42
 
 
 @pytest.mark.parametrize("running", ["wait.remote(25)", "list(wait.map([25] * 3))"])

@@ -53,7 +53,7 @@ def test_values(value: Any, kind: Any) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        ValueError("bad"), KeyError("k"), StopIteration(3), FileNotFoundError(2, "no such file", "x.txt"),
+        ValueError("bad"), KeyError("k"), StopIteration(3), FileNotFoundError(2, "no such file"),
         ZeroDivisionError("division by zero"),
         UnicodeDecodeError("utf8", b"x", 0, 1, "broken"), ExceptionGroup("two", [ValueError(1), TypeError(2)]),
     ],

@@ -67,7 +67,7 @@ def dev(
             data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-dev-")))
         settings = DevSettings(
             data_dir=(data or state_dir(f"dev-{port}")).absolute(), cars=cars, port=port, slots=slots, speed=speed,
-            trace=trace.absolute() if trace else None,
+            trace=trace.absolute() if trace else None, sync="always" if sync is Sync.ALWAYS else "default",
         )  # fmt: skip
         anyio.run(supervise, settings)
 
