@@ -16,7 +16,10 @@ GROWTH_MIB_MAX = 8.0
 
 
 def one_run(items: int) -> tuple[float, float, float]:
-    """Items per second after the first one, milliseconds to the first result, MiB that the client grew by."""
+    """Items per second, milliseconds to the first result, MiB that the client grew by.
+
+    The rate leaves the first second out, unless the whole run is shorter than that.
+    """
     began = time.perf_counter()
     first_s = 0.0
     after_a_second: tuple[float, int] | None = None

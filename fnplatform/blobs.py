@@ -69,11 +69,13 @@ async def _digest(data: bytes) -> str:
 class _Upload:
     """What this process saw of an upload whose parts came in order: the hash so far saves reading it all again."""
 
-    __slots__ = ("began_unix_s", "hasher", "next_part", "turn")
+    __slots__ = ("began_unix_s", "hashed", "hasher", "next_part", "turn")
 
     def __init__(self, began_unix_s: float) -> None:
         self.hasher = hashlib.sha256()
         self.next_part = 0
+        self.hashed = 0
+        """Parts that the hash has in it: those of concurrent puts may still wait for their turn."""
         self.began_unix_s = began_unix_s
         self.turn = anyio.Lock()  # first come, first served: parts are hashed in their order
 
@@ -112,7 +114,7 @@ class BlobStore:
         stored = await self._js.subjects(STREAM_BLOBS, BLOB_PART.wildcard(tenant=tenant, digest=digest))
         if len(stored) < parts_of(size_bytes):
             return False
-        whole = written and upload is not None and upload.next_part == parts_of(size_bytes)
+        whole = written and upload is not None and upload.hashed == parts_of(size_bytes)
         return await self._complete(tenant, digest, size_bytes, upload if whole else None)
 
     async def put_whole(self, tenant: str, digest: str, data: bytes) -> None:
@@ -216,6 +218,7 @@ class BlobStore:
         upload.next_part += 1
         async with upload.turn:
             await anyio.to_thread.run_sync(upload.hasher.update, data)
+            upload.hashed += 1
         return upload
 
     async def _complete(self, tenant: str, digest: str, size_bytes: int, upload: _Upload | None) -> bool:

@@ -11,6 +11,7 @@ plane answers principals, can't publish to any subject that stores or moves mess
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import secrets
@@ -74,9 +75,12 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent_pid: int) -> None:
     # Follows the spawning thread: Broker.start must run in the main thread, which lives as long as the process.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # SIGKILL, because a broker that is frozen or that hangs would outlive its parent under anything milder.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before the line above: no signal will ever come
+        os._exit(1)
 
 
 class Broker:
@@ -204,7 +208,7 @@ no_auth_user: "public"
             self._process = subprocess.Popen(
                 [nats_server_path(), "-c", str(config)],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=functools.partial(_die_with_parent, os.getpid()),
             )  # fmt: skip
         with anyio.move_on_after(READY_S):
             while self._process.poll() is None:

@@ -33,7 +33,7 @@ def _stream(name: str, subject: str, **more: Any) -> dict[str, Any]:
     return {**base, **more}
 
 
-def streams() -> list[dict[str, Any]]:
+def streams(queue_calls_max: int = limits.QUEUE_CALLS_MAX) -> list[dict[str, Any]]:
     """Configuration of every stream. EVENTS and SCHEDULES join them with triggers; their subjects are reserved."""
     return [
         # One message per subject: a requeue replaces the one before in one step, also when the queue is full.
@@ -42,7 +42,7 @@ def streams() -> list[dict[str, Any]]:
             subjects.INVOCATION.wildcard(),
             retention="workqueue",
             max_msgs_per_subject=1,
-            max_msgs=limits.QUEUE_CALLS_MAX,
+            max_msgs=queue_calls_max,
             max_bytes=limits.QUEUE_BYTES_MAX,
             allow_atomic=True,
         ),
@@ -122,13 +122,13 @@ async def _check_schema(js: JetStream) -> None:
             ) from None
 
 
-async def provision(js: JetStream) -> bool:
+async def provision(js: JetStream, queue_calls_max: int = limits.QUEUE_CALLS_MAX) -> bool:
     """Create or update everything; whether anything was created (then sync it to disk). Refused where it can't."""
     await check_server(js)
     try:
         created = await js.ensure_bucket(subjects.BUCKET_PLATFORM)
         await _check_schema(js)
-        for config in streams():
+        for config in streams(queue_calls_max):
             created |= await js.ensure_stream(config)
         created |= await js.ensure_bucket(subjects.BUCKET_FUNCTIONS)
         created |= await js.ensure_bucket(subjects.BUCKET_CARS, ttl_s=limits.CAR_RECORD_TTL_S)

@@ -129,7 +129,7 @@ async def _provisioned(settings: ServeSettings, js: JetStream) -> bool:
     until_s = time.monotonic() + settings.connect_s
     while True:
         try:
-            return await provision(js)
+            return await provision(js, settings.queue_calls_max)
         except FleetUnavailable as error:
             if time.monotonic() >= until_s:
                 raise Refused(
@@ -151,7 +151,7 @@ async def _run(
     facts = PlatformFacts(version=_own_version(), durability=place.durability, started_s=time.monotonic())
     frontdoor = Frontdoor(
         js=js, queue=GroupCommit(js, batching=place.syncs_always), reply_bus=reply, responder=responder,
-        registry=registry, blobs=blobs, dispatcher=dispatcher, facts=facts,
+        registry=registry, blobs=blobs, dispatcher=dispatcher, facts=facts, queue_calls_max=settings.queue_calls_max,
     )  # fmt: skip
     async with anyio.create_task_group() as services:
         if place.own is not None:

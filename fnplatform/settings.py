@@ -8,6 +8,7 @@ from typing import Literal
 
 from fleet.protocol.errors import InvalidOption
 from fleet.protocol.ids import check_token, new_call_id
+from fleet.protocol.limits import QUEUE_CALLS_MAX
 from fnplatform.broker import Credentials
 
 PORT_DEFAULT = 4242
@@ -21,6 +22,7 @@ class ServeSettings:
     ``nats_url`` None: start a broker of our own in ``data_dir`` at ``host``:``port`` (0: any free one), with ``sync``.
     Else connect there, with ``control`` and ``reply`` as the two users; where they aren't given, ``data_dir``, if given,
     is that of a broker of ours and holds them. ``connect_s``: how long to wait for a broker that isn't up yet.
+    ``queue_calls_max``: calls that may wait, of all tenants together.
     """
 
     nats_url: str | None = None
@@ -32,6 +34,7 @@ class ServeSettings:
     reply: Credentials | None = None
     name: str = field(default_factory=lambda: f"control-{new_call_id()[-12:]}")
     connect_s: float = CONNECT_S_DEFAULT
+    queue_calls_max: int = QUEUE_CALLS_MAX
 
     def __post_init__(self) -> None:
         if self.nats_url is None and self.data_dir is None:
@@ -42,4 +45,6 @@ class ServeSettings:
             raise InvalidOption(f"sync {self.sync!r} is not allowed: 'always' or 'default'")
         if self.connect_s <= 0:
             raise InvalidOption(f"connect_s {self.connect_s} is not allowed: more than 0")
+        if not 2 <= self.queue_calls_max <= QUEUE_CALLS_MAX:
+            raise InvalidOption(f"a queue of {self.queue_calls_max} calls is not allowed: 2 to {QUEUE_CALLS_MAX}")
         check_token(self.name, "the name of a control plane")

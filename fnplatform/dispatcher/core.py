@@ -36,7 +36,7 @@ class DispatcherCore:
             events.Beaten: lambda event: cars.beaten(self.board, event),
             events.Released: lambda event: cars.released(self.board, event.car, event.release),
             events.Reported: self._reported,
-            events.GrantAnswered: lambda event: granting.grant_answered(self.board, event),
+            events.GrantAnswered: self._grant_answered,
             events.Stored: self._stored,
             events.NotStored: self._not_stored,
             events.Checked: self._checked,
@@ -122,6 +122,10 @@ class DispatcherCore:
         board.by_seq[call.seq] = twin
         error = Refused("this call id belongs to a call of another function", hint="make a new id for each call")
         reporting.end_call(board, twin, CallState.FAILED, error)
+
+    def _grant_answered(self, event: events.GrantAnswered) -> None:
+        for entry in granting.grant_answered(self.board, event):
+            reporting.requeue(self.board, entry)
 
     def _queue_of(self, call: NewCall) -> FunctionQueue:
         board, state = self.board, call.state
@@ -298,7 +302,9 @@ class DispatcherCore:
             record = reporting.record_of(board, entry, CallState.SUCCEEDED, indices=[])
             reporting.push_op(board, entry, Commit(entry, record))
         elif entry.phase is Phase.CHECKING:
-            granting.ready(board, entry)
+            # Leases that an earlier leader made and nobody showed here must never hold again, under no later leader
+            # either: the new sequence number voids them. (The simulator found the gap: three leaders, two cars.)
+            reporting.requeue(board, entry, not_before=entry.not_before)
         self._wake_checks()
 
     def _wake_checks(self) -> None:

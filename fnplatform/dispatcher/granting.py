@@ -256,9 +256,14 @@ def check(board: Board, entry: Entry) -> None:
     board.out.append(Check(entry, entry.seq))
 
 
-def grant_answered(board: Board, event: GrantAnswered) -> None:
-    """What the car takes runs; anything else is void, and so is its offer until it makes another."""
+def grant_answered(board: Board, event: GrantAnswered) -> list[Entry]:
+    """What the car takes runs; anything else is void, and so is its offer until it makes another.
+
+    Returns calls whose grant nobody answered: the car may have taken them. They need a durable requeue before they run
+    elsewhere, else a later leader that hears only of the older lease would take its outcome.
+    """
     grant = event.grant
+    unsure: list[Entry] = []
     accepted = set(event.accepted or ())
     late = []
     refused = False
@@ -285,4 +290,8 @@ def grant_answered(board: Board, event: GrantAnswered) -> None:
         board.out.append(Drop(grant.car, late))
     for entry in grant.entries:
         if entry.lease is None and entry.phase is Phase.LEASED:
-            ready(board, entry)
+            if event.accepted is None:
+                unsure.append(entry)
+            else:
+                ready(board, entry)
+    return unsure

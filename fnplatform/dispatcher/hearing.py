@@ -147,15 +147,16 @@ class Hearing:
         if state is None or state.items is not None or size > limits.CHECKPOINT_BYTES_MAX:
             self._acknowledge(car, request)  # nothing to save it for
             return
-        self._host.spawn(self._save, car, request, put.lease.seq, state, bytes(parts[0]) if parts else b"")
+        # Noted before it is stored: a failure reported right behind it must not be granted again without it.
+        self._host.tell(events.Checkpointed(put.lease.seq))
+        self._host.spawn(self._save, car, request, state, bytes(parts[0]) if parts else b"")
 
-    async def _save(self, car: str, request: Request, seq: int, state: InvocationState, saved: bytes) -> None:
+    async def _save(self, car: str, request: Request, state: InvocationState, saved: bytes) -> None:
         try:
             await self._js.kv_put(BUCKET_CHECKPOINTS, checkpoint_key(state.tenant, state.call), saved)
         except FleetError as error:
             self._answer(car, request, CarReply(error=WireError.of(error)))
             return
-        self._host.tell(events.Checkpointed(seq))
         self._acknowledge(car, request)
 
     def _on_log(self, car: str, request: Request) -> None:

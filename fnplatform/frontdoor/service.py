@@ -20,7 +20,7 @@ from anyio.abc import TaskStatus
 
 from fleet.protocol import frames
 from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError, QueueFull, Refused
-from fleet.protocol.limits import PROTOCOL
+from fleet.protocol.limits import PROTOCOL, QUEUE_CALLS_MAX, TENANT_QUEUE_SHARE
 from fleet.protocol.messages import (
     BlobGet,
     BlobGetReply,
@@ -113,6 +113,7 @@ class Frontdoor:
         blobs: BlobStore,
         dispatcher: DispatcherPort,
         facts: PlatformFacts,
+        queue_calls_max: int = QUEUE_CALLS_MAX,
     ) -> None:
         self._js = js
         self._bus = js.bus
@@ -120,7 +121,7 @@ class Frontdoor:
         self._blobs = blobs
         self._dispatcher = dispatcher
         self._records = Records(js)
-        self._share = QueueShare()
+        self._share = QueueShare(int(queue_calls_max * TENANT_QUEUE_SHARE))
         self._group: anyio.abc.TaskGroup | None = None
         self._in_flight = 0
         self._stopping = anyio.Event()

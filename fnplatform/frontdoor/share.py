@@ -7,16 +7,14 @@ now and then, plus what was accepted here since.
 from __future__ import annotations
 
 from fleet.protocol.errors import QueueFull
-from fleet.protocol.limits import QUEUE_CALLS_MAX, TENANT_QUEUE_SHARE
 
 REFRESH_S = 1.0
-CALLS_PER_TENANT_MAX = int(QUEUE_CALLS_MAX * TENANT_QUEUE_SHARE)
 
 
 class QueueShare:
-    """Calls in the queue by tenant."""
+    """Calls in the queue by tenant; each may hold ``calls_max``."""
 
-    def __init__(self, calls_max: int = CALLS_PER_TENANT_MAX) -> None:
+    def __init__(self, calls_max: int) -> None:
         self._calls_max = calls_max
         self._counted: dict[str, int] = {}
         self._since: dict[str, int] = {}

@@ -10,7 +10,7 @@ from tests.chaos.run import SHORT, chaos
 def test_every_call_has_one_right_outcome_through_departures_deaths_and_restarts(tmp_path: Path) -> None:
     report = chaos(SHORT, tmp_path / "history.jsonl")
     assert report.violations == []
-    assert (report.submitted, report.outcomes) == (SHORT.calls, SHORT.calls)
+    assert (report.submitted, report.outcomes) == (SHORT.calls + 1, SHORT.calls + 1)
     assert report.counts["chaos.kill_car"] == 1
     assert report.counts["chaos.kill_control"] == 1
     assert report.counts["chaos.kill_broker"] == 1

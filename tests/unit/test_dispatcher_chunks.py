@@ -161,8 +161,9 @@ def test_next_leader_finds_the_parts_that_were_stored() -> None:
     rig.pass_s(limits.ADOPTION_S + 0.1, "car-1")
     (check,) = rig.take(Check)
     rig.tell(events.Checked(check.entry, check.seq, False, [(0, [(0, 3)]), (1, [(6, 6)])]))
+    rig.store()
     (lease,) = rig.accept()
-    held = rig.board.by_seq[1].lease
+    held = rig.board.by_seq[lease.seq].lease
     assert held is not None
     assert held.items == [(4, 5), (7, 9)]
     rig.report(lease, done=[(4, 5), (7, 9)])
@@ -181,6 +182,7 @@ def test_part_stored_by_somebody_else_is_looked_at_before_going_on() -> None:
     assert rig.verdicts() == ["refused"]
     (check,) = rig.take(Check)
     rig.tell(events.Checked(check.entry, check.seq, False, [(0, [(0, 5)])]))
+    rig.store()
     (grant,) = rig.take(Grant)
     assert grant.entries[0].lease is not None
     assert grant.entries[0].lease.items == [(6, 9)]

@@ -403,6 +403,8 @@ def test_new_leader_waits_then_adopts_and_never_starts_again() -> None:
     (check,) = rig.take(Check)
     assert check.entry.state.call == "b"
     rig.tell(events.Checked(check.entry, check.seq, False))
+    assert not rig.take(Grant), "a lease of an earlier leader must be void for good before anybody else gets one"
+    rig.store()
     assert [granted.call for granted in rig.accept()] == ["b"]
     rig.report(lease)
     rig.store()

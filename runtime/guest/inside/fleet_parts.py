@@ -26,9 +26,14 @@ MODULES = (
 
 def import_fleet() -> None:
     """Import all of it, and let what only makes sense outside do nothing."""
+    from .placeholders import Placeholder  # Here: the build, outside, reads MODULES alone.
+
     for name in MODULES:
         importlib.import_module(name)
     fleet: Any = importlib.import_module("fleet")
+    for name in fleet.__all__:
+        if fleet._HOMES.get(name, MODULES[0]) not in MODULES:
+            setattr(fleet, name, Placeholder(f"fleet.{name}"))
     # A script may say these at its top level, before or without `if __name__ == "__main__":`.
     fleet.connect = fleet.enable_output = _nothing
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import io
+import os
 import pickle
 import struct
 import sys
@@ -21,13 +22,14 @@ from contextlib import redirect_stdout
 from functools import reduce
 from typing import Any, cast
 
+import fleet
 from fleet import _context
 from fleet._function import Function
 from fleet.protocol import codec
 from fleet.protocol._exception_data import ExceptionData, describe
 from fleet.protocol.errors import ResultNotPortable
 
-from . import loader, wire
+from . import loader, placeholders, wire
 from .output import Output
 
 FLUSH_S = 0.025
@@ -38,8 +40,12 @@ _VALUE = b"\0"
 _RAISED = b"\1"
 _SINGLE_VALUE = wire.RESULT_HEAD.pack(0, 0) + _VALUE
 _PACKAGE = "/" + __package__ + "/"
-_RUNNERS = ("/asyncio/runners.py", "/asyncio/base_events.py")
-"""Frames of ``asyncio.run``: the function didn't call it, we did."""
+_FLEET = os.path.dirname(fleet.__file__) + "/"
+_RUNNERS = tuple(
+    os.path.join(os.path.dirname(os.__file__), *name.split("/"))
+    for name in ("asyncio/runners.py", "asyncio/base_events.py", "importlib/__init__.py")
+)
+"""Frames of ``asyncio.run`` and ``import_module``: the function didn't call them, we did."""
 
 
 class Call:
@@ -234,6 +240,7 @@ class Jobs:
             traceback.clear_frames(error.__traceback__)  # Frees what filled the memory, before we need some.
         if isinstance(error, ResultNotPortable):
             error.__traceback__ = None  # Ours, not the function's.
+        placeholders.explain(error)
         try:
             told = describe(error, codec.encode, _is_ours)
             self._summary = told.summary
@@ -245,4 +252,4 @@ class Jobs:
 
 
 def _is_ours(file_name: str) -> bool:
-    return _PACKAGE in file_name or file_name.startswith("<frozen importlib") or file_name.endswith(_RUNNERS)
+    return _PACKAGE in file_name or file_name.startswith((_FLEET, "<frozen importlib")) or file_name in _RUNNERS

@@ -18,6 +18,8 @@ import zipfile
 from collections.abc import Sequence
 from typing import Any
 
+from . import placeholders
+
 MAIN = "__main__"
 MAIN_ALIAS = "__mp_main__"
 """What a script finds as its ``__name__``: not ``__main__``, so that its main block doesn't run here."""
@@ -37,6 +39,10 @@ class BundleLoader(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         """Top-level names that the bundle can be asked to import."""
         tops = {name.partition("/")[0] for name in self._entries if name.endswith(".py")}
         return {name.removesuffix(".py") for name in tops} - {MAIN}
+
+    def owns(self, top: str) -> bool:
+        """Whether a top-level module or package of that name is in the bundle."""
+        return self._path_of(top) is not None or top in self._folders
 
     def _path_of(self, fullname: str) -> str | None:
         if fullname in (MAIN, MAIN_ALIAS):
@@ -90,7 +96,8 @@ class BundleLoader(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         code = compile(data, shown, "exec", dont_inherit=True)
         if name == MAIN_ALIAS:
             sys.modules[MAIN] = sys.modules[MAIN_ALIAS] = module
-        exec(code, module.__dict__)
+        with placeholders.executing(shown, self.owns):
+            exec(code, module.__dict__)
         if name == MAIN_ALIAS:  # It may have put another module in its place, as `python -m` does.
             sys.modules[MAIN] = sys.modules[MAIN_ALIAS]
 

@@ -7,6 +7,10 @@ import sys
 _BARE = frozenset(sys.modules)
 """What Python has loaded before any of our imports: a bundle can't shadow these, as a script's folder can't."""
 
+from . import files  # noqa: E402
+
+files.install()
+
 import gc  # noqa: E402
 import hashlib  # noqa: E402
 import logging  # noqa: E402
@@ -24,6 +28,7 @@ from .jobs import Jobs, warm_bundle  # noqa: E402
 from .output import Output, install  # noqa: E402
 
 preload.standard_library()
+files.install_sqlite()
 ZONES = preload.time_zones()
 import_fleet()
 loop.install()
@@ -44,6 +49,7 @@ def _start() -> None:
     instance waits for its program, halves the time of its first call.
     """
     install(_output)
+    files.activate()
     random.seed()
     logging._startTime = time.time_ns()  # type: ignore[attr-defined]
     sys.argv = ["fleet"]

@@ -14,63 +14,11 @@ import os
 import posixpath
 import stat
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from fleet.protocol.limits import SCRATCH_BYTES_MAX
 
-FIRST_DESCRIPTOR = 64
-"""Smaller ones are the interpreter's own."""
-FILES_MAX = 10_000
-OPEN_MAX = 1024
-
-PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-
-
-def failure(number: int, path: object = None) -> OSError:
-    """The OSError (of the right subclass) for ``number``."""
-    return OSError(number, os.strerror(number)) if path is None else OSError(number, os.strerror(number), path)
-
-
-@dataclass(eq=False)
-class Node:
-    """A file or a folder."""
-
-    number: int
-    children: dict[str, Node] | None = None
-    """None: a file."""
-    data: bytearray = field(default_factory=bytearray)
-    modified_ns: int = field(default_factory=time.time_ns)
-    mode: int = 0o600
-    null: bool = False
-    links: int = 1
-    database: Any = None
-    """An open connection to the SQLite database that is this file's content, instead of ``data``."""
-
-    def size(self) -> int:
-        """Bytes in a file."""
-        return len(self.content())
-
-    def content(self) -> bytearray:
-        """The bytes of a file; of a database a copy."""
-        return self.data if self.database is None else bytearray(self.database.serialize())
-
-    def settle(self) -> None:
-        """Make a database a plain file again: its bytes are about to be changed as such."""
-        if self.database is not None:
-            self.data, self.database = self.content(), None
-
-
-@dataclass(eq=False)
-class Opened:
-    """What a descriptor stands for."""
-
-    node: Node
-    readable: bool
-    writable: bool
-    append: bool
-    position: int = 0
+from .memory_nodes import FILES_MAX, FIRST_DESCRIPTOR, OPEN_MAX, Node, Opened, PathLike, failure
 
 
 class MemoryFiles:
@@ -154,10 +102,7 @@ class MemoryFiles:
     def open(self, path: PathLike, flags: int, mode: int = 0o777, *, dir_fd: None = None) -> int:
         """A descriptor."""
         access = flags & (os.O_RDONLY | os.O_WRONLY | os.O_RDWR)
-        writable = bool(access & (os.O_WRONLY | os.O_RDWR) & ~(os.O_RDONLY & (os.O_WRONLY | os.O_RDWR)))
-        if access == os.O_RDONLY:
-            writable = False
-        whole = self.absolute(path)
+        writable = access in (os.O_WRONLY, os.O_RDWR)
         try:
             node = self.find(path)
         except FileNotFoundError:
@@ -176,9 +121,7 @@ class MemoryFiles:
             node.settle()
             if flags & os.O_TRUNC:
                 self._resize(node, 0)
-        assert whole
-        readable = not writable or access == os.O_RDWR
-        return self._give(Opened(node, readable, writable, bool(flags & os.O_APPEND)))
+        return self._give(Opened(node, access != os.O_WRONLY, writable, bool(flags & os.O_APPEND)))
 
     def _give(self, opened: Opened) -> int:
         descriptor = FIRST_DESCRIPTOR
@@ -339,12 +282,6 @@ class MemoryFiles:
             raise failure(errno.ENOTDIR, path)
         return children
 
-    def scandir(self, path: PathLike | int | None = ".") -> Scan:
-        """Entries of a folder."""
-        where = "." if path is None else path
-        names = list(self._folder(where))
-        return Scan(self, "." if isinstance(where, int) else os.fspath(where), names)
-
     def mkdir(self, path: PathLike, mode: int = 0o777, *, dir_fd: None = None) -> None:
         """Make a folder."""
         if self.absolute(path) in ("/", "/tmp", "/dev"):
@@ -431,64 +368,3 @@ class MemoryFiles:
         """Let relative paths start elsewhere."""
         self._folder(path)
         self.cwd = self.absolute(path)
-
-
-class Entry:
-    """As ``os.DirEntry``."""
-
-    def __init__(self, files: MemoryFiles, folder: str | bytes, name: str) -> None:
-        self._files = files
-        self.name: Any = os.fsencode(name) if isinstance(folder, bytes) else name
-        self.path: Any = os.path.join(folder, self.name)
-
-    def __fspath__(self) -> Any:
-        return self.path
-
-    def __repr__(self) -> str:
-        return f"<DirEntry {self.name!r}>"
-
-    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """As ``os.stat``."""
-        return self._files.stat(self.path)
-
-    def inode(self) -> int:
-        """A number that no other file has."""
-        return self.stat().st_ino
-
-    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        """Whether it is a folder."""
-        return os.path.isdir(self.path)
-
-    def is_file(self, *, follow_symlinks: bool = True) -> bool:
-        """Whether it is a file."""
-        return os.path.isfile(self.path)
-
-    def is_symlink(self) -> bool:
-        """Never."""
-        return False
-
-    def is_junction(self) -> bool:
-        """Never."""
-        return False
-
-
-class Scan:
-    """As the iterator of ``os.scandir``."""
-
-    def __init__(self, files: MemoryFiles, folder: str | bytes, names: list[str]) -> None:
-        self._entries = iter([Entry(files, folder, name) for name in names])
-
-    def __iter__(self) -> Iterator[Entry]:
-        return self._entries
-
-    def __next__(self) -> Entry:
-        return next(self._entries)
-
-    def __enter__(self) -> Scan:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Nothing is held."""

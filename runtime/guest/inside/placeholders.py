@@ -7,6 +7,7 @@ one raises ModuleNotFoundError with a sentence. An import in a function, or with
 up the chain of importing modules, raises at once: somebody may wait for that error.
 """
 
+# ruff: noqa: SIM905 - lists of names read best as written here
 from __future__ import annotations
 
 import abc
@@ -18,7 +19,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_PACKAGE = "/" + __package__ + "/"
 _ORIGINAL = builtins.__import__
 _GENERATOR_FLAGS = 0x20 | 0x80 | 0x200
 """CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR: Python wraps their whole body in a handler of its own."""
@@ -27,7 +27,8 @@ _ERROR_ENDINGS = ("Error", "Exception", "Warning")
 _depth = 0
 """Modules of the bundle that are being executed now."""
 _files: set[str] = set()
-_owns: Callable[[str], bool] = lambda _name: False
+_owns: Callable[[str], bool] = set[str]().__contains__
+"""Whether the bundle has a top-level module of that name."""
 
 
 def sentence(name: str) -> str:

@@ -13,6 +13,7 @@ import typer
 
 from fleet.cli import show
 from fleet.protocol.errors import InvalidOption
+from fleet.protocol.limits import QUEUE_CALLS_MAX
 
 
 class Sync(enum.StrEnum):
@@ -80,6 +81,9 @@ def serve(
     sync: Annotated[
         Sync, typer.Option(help="always: what is accepted survives a power cut; default: five times faster.")
     ] = Sync.ALWAYS,
+    queue: Annotated[
+        int, typer.Option(help="How many calls may wait, of all tenants together.", envvar="FLEET_QUEUE_CALLS_MAX")
+    ] = QUEUE_CALLS_MAX,
 ) -> None:
     """The control plane alone: with a broker it starts, or against a NATS you run."""
     import anyio
@@ -90,7 +94,8 @@ def serve(
     log_to_stderr()
     folder = data or (None if nats else state_dir(f"serve-{port}"))
     settings = ServeSettings(
-        nats_url=nats, data_dir=folder.absolute() if folder else None, host=host, port=port, sync=sync.value
+        nats_url=nats, data_dir=folder.absolute() if folder else None, host=host, port=port, sync=sync.value,
+        queue_calls_max=queue,
     )
     anyio.run(run, settings, backend_options={"use_uvloop": True})
 
