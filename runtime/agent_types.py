@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -51,6 +52,10 @@ class AgentConfig:
         low, high = limits.MEMORY_BYTES_MIN, limits.MEMORY_BYTES_MAX
         if not low <= self.memory_bytes <= high:
             raise InvalidOption(f"memory={self.memory_bytes} is not allowed: {low} to {high} bytes")
+
+    def pseudonym(self, tenant: str) -> str:
+        """What a tenant's functions know the car by: another one for each tenant and each start of the agent."""
+        return hashlib.sha256(f"{self.car}\0{self.boot}\0{tenant}".encode()).hexdigest()[:12]
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

@@ -77,6 +77,7 @@ class DispatcherCore:
             return
         queue = self._queue_of(call)
         entry = Entry(state, call.seq, queue, state.submitted_unix_s, Phase.HELD, checked=not call.backlog)
+        entry.first_seq = call.seq
         entry.load(state, call.seq)
         self._index(entry)
         orphan = board.orphans.pop(call.seq, None)

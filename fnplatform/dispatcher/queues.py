@@ -30,17 +30,17 @@ class EntryHeap:
     """Calls by a number (a time, an order). An item counts only while ``live(entry, number)`` holds."""
 
     def __init__(self, live: Callable[[Entry, float], bool]) -> None:
-        self._heap: list[tuple[float, int, Entry]] = []
+        self._heap: list[tuple[float, int, int, Entry]] = []
         self._live = live
         self._pushed = 0
         self._sweep_at = _SWEEP_MIN
 
     def push(self, number: float, entry: Entry) -> None:
-        """Add a call; ties go in the order of pushing."""
+        """Add a call; ties go in the order of their submits, whoever was pushed again since."""
         self._pushed += 1
-        heapq.heappush(self._heap, (number, self._pushed, entry))
+        heapq.heappush(self._heap, (number, entry.first_seq, self._pushed, entry))
         if len(self._heap) > self._sweep_at:
-            self._heap = [item for item in self._heap if self._live(item[2], item[0])]
+            self._heap = [item for item in self._heap if self._live(item[3], item[0])]
             heapq.heapify(self._heap)
             self._sweep_at = max(_SWEEP_MIN, 2 * len(self._heap))
 
@@ -48,7 +48,7 @@ class EntryHeap:
         """The smallest that counts."""
         heap = self._heap
         while heap:
-            number, _, entry = heap[0]
+            number, _, _, entry = heap[0]
             if self._live(entry, number):
                 return number, entry
             heapq.heappop(heap)
@@ -56,14 +56,14 @@ class EntryHeap:
 
     def pop(self) -> Entry | None:
         """Take the smallest that counts."""
-        return heapq.heappop(self._heap)[2] if self.peek() else None
+        return heapq.heappop(self._heap)[3] if self.peek() else None
 
     def pop_until(self, number: float) -> Entry | None:
         """Take the smallest that counts, if it is not above ``number``."""
         found = self.peek()
         if found is None or found[0] > number:
             return None
-        return heapq.heappop(self._heap)[2]
+        return heapq.heappop(self._heap)[3]
 
 
 class Limit:

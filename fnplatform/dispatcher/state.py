@@ -75,6 +75,8 @@ class Entry:
     phase: Phase
     checked: bool
     """Whether it is sure that nothing is stored of it that isn't in ``state``."""
+    first_seq: int = 0
+    """Sequence of the message that this leader met first: the order of submits of the same moment."""
     queued: bool = False
     lease: Held | None = None
     fence: Order = (0, 0)

@@ -7,7 +7,7 @@ the same C functions, prepared once (measured on this project's machine, in micr
                             wrapper  prepared
 ==========================  =======  =========
 guest call, two numbers          39       9
-host call from the guest         44      12
+host call from the guest         44      10
 ==========================  =======  =========
 
 Payloads go through the guest's memory (``Window``), 0.3 ms per MB and way; as base64 text 12 ms, as ``list<u8>`` 670 ms.

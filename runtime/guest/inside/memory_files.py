@@ -4,7 +4,7 @@ No folder of the owner's computer is opened for a function: nothing of it touche
 there is no path to escape along. The tree lives in the guest's memory, so the function's ``memory=`` bounds it as well.
 ``/tmp`` can be written; ``/dev/null`` is there. No links, no permissions: ``..`` is resolved in the text of a path.
 
-Errors: OSError with the number that Linux gives.
+Errors: the OSError that a real file system gives.
 """
 
 from __future__ import annotations
@@ -54,17 +54,21 @@ class MemoryFiles:
             raise ValueError("embedded null byte")
         return "/" + posixpath.normpath(posixpath.join(self.cwd, text)).lstrip("/")
 
+    def _find(self, whole: str) -> Node | None:
+        """What is at an absolute path."""
+        node = self._root
+        for part in whole.split("/"):
+            if part:
+                if node.children is None or part not in node.children:
+                    return None
+                node = node.children[part]
+        return node
+
     def find(self, path: PathLike) -> Node:
         """What is there: FileNotFoundError, NotADirectoryError."""
-        node = self._root
-        for part in self.absolute(path).split("/"):
-            if not part:
-                continue
-            if node.children is None:
-                raise failure(errno.ENOTDIR, path)
-            if part not in node.children:
-                raise failure(errno.ENOENT, path)
-            node = node.children[part]
+        node = self._find(self.absolute(path))
+        if node is None:
+            raise failure(errno.ENOENT, path)
         if node.children is None and os.fsdecode(path).endswith("/"):
             raise failure(errno.ENOTDIR, path)
         return node
@@ -75,10 +79,12 @@ class MemoryFiles:
         folder, name = posixpath.split(whole)
         if not whole.startswith("/tmp/"):
             raise failure(errno.EACCES, path)
-        children = self.find(folder).children
-        if children is None:
+        parent = self._find(folder)
+        if parent is None:
+            raise failure(errno.ENOENT, path)
+        if parent.children is None:
             raise failure(errno.ENOTDIR, path)
-        return children, name
+        return parent.children, name
 
     def _existing(self, path: PathLike) -> tuple[dict[str, Node], str]:
         children, name = self._place(path)
@@ -103,18 +109,16 @@ class MemoryFiles:
         """A descriptor."""
         access = flags & (os.O_RDONLY | os.O_WRONLY | os.O_RDWR)
         writable = access in (os.O_WRONLY, os.O_RDWR)
-        try:
-            node = self.find(path)
-        except FileNotFoundError:
+        node = self._find(self.absolute(path))
+        if node is None:
             if not flags & os.O_CREAT:
-                raise
+                raise failure(errno.ENOENT, path)
             children, name = self._place(path)
             node = children[name] = self._new(mode=mode & 0o777)
-        else:
-            if flags & os.O_CREAT and flags & os.O_EXCL:
-                raise failure(errno.EEXIST, path)
-            if node.children is not None and (writable or not flags & getattr(os, "O_DIRECTORY", 0)):
-                raise failure(errno.EISDIR, path)
+        elif flags & os.O_CREAT and flags & os.O_EXCL:
+            raise failure(errno.EEXIST, path)
+        elif node.children is not None and (writable or not flags & getattr(os, "O_DIRECTORY", 0)):
+            raise failure(errno.EISDIR, path)
         if len(self._open) >= OPEN_MAX:
             raise failure(errno.EMFILE, path)
         if writable and not node.null:
