@@ -30,6 +30,7 @@ import anyio
 from fleet.protocol.errors import FleetUnavailable, Refused
 from fleet.protocol.limits import MESSAGE_BYTES_MAX
 from fleet.transport import Bus
+from fnplatform.disk import free_bytes
 from fnplatform.jetstream import JetStream
 
 DATA_VERSION = "fnplatform-data 1"
@@ -37,6 +38,8 @@ READY_S = 20.0
 STOP_S = 5.0
 POLL_S = 0.05
 DISK_FREE_BYTES_MIN = 256 << 20
+DISK_FULL_BYTES = 4 << 20
+DISK_LOOK_S = 1.0
 
 _STORED = '"$JS.>", "$KV.>", "$SYS.>", "$O.>", "inv.>", "out.>", "dead.>", "log.>", "evt.>", "sch.>", "blob.>"'
 _PR_SET_PDEATHSIG = 1
@@ -99,6 +102,9 @@ class Broker:
         self.port = port or free_port(host)
         self.sync = sync
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_from = 0
+        self.was_full = False
+        """Its disk was full since it was started: its streams need a restart."""
         self._prepare()
 
     @property
@@ -138,7 +144,7 @@ class Broker:
             ) from error
 
     def _check_disk(self) -> None:
-        free = shutil.disk_usage(self.data_dir).free
+        free = free_bytes(self.data_dir)
         if free < DISK_FREE_BYTES_MIN:
             raise Refused(
                 f"the disk of {self.data_dir} has {free >> 20} MiB free, at least {DISK_FREE_BYTES_MIN >> 20} are needed",
@@ -204,7 +210,9 @@ no_auth_user: "public"
                     f"port {self.port} of {self.host} is in use", hint="give another one with --port, or --port 0"
                 ) from error
         config = self._write_config()
+        self.was_full = False
         with (self.data_dir / "broker.log").open("ab") as output:
+            self._log_from = output.tell()
             self._process = subprocess.Popen(
                 [nats_server_path(), "-c", str(config)],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
@@ -240,16 +248,43 @@ no_auth_user: "public"
         os.sync()
 
     async def wait(self) -> int:
-        """Until the server ends; its exit status."""
+        """Until the server ends; its exit status.
+
+        It is ended here when its disk was full and has room again: until then its streams answer nothing (see ``disk``).
+        """
         assert self._process is not None, "not started"
         if (status := self._process.poll()) is not None:
             return status
         handle = os.pidfd_open(self._process.pid)
         try:
-            await anyio.wait_readable(handle)
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._end_when_room_is_back, self._process)
+                await anyio.wait_readable(handle)
+                group.cancel_scope.cancel()
         finally:
             os.close(handle)
         return self._process.wait()
+
+    async def _end_when_room_is_back(self, process: subprocess.Popen[bytes]) -> None:
+        while True:
+            await anyio.sleep(DISK_LOOK_S)
+            free = free_bytes(self.data_dir)
+            # Its log lies on the same disk: the line that says so may be missing.
+            self.was_full |= free < DISK_FULL_BYTES or self._met_a_full_disk()
+            if self.was_full and free >= DISK_FREE_BYTES_MIN and process.poll() is None:
+                process.terminate()
+                return
+
+    def _met_a_full_disk(self) -> bool:
+        """Whether the log says so, in what is new since the last look."""
+        try:
+            with (self.data_dir / "broker.log").open("rb") as file:
+                file.seek(self._log_from)
+                new = file.read()
+        except OSError:
+            return False
+        self._log_from += len(new)
+        return b"no space left on device" in new
 
     async def stop(self) -> None:
         """End it: SIGTERM, and SIGKILL after STOP_S. Safe to call twice."""

@@ -31,6 +31,7 @@ from fleet.protocol.limits import ADOPTION_S, LEADER_TTL_S
 from fleet.transport import Bus, Responder
 from fnplatform.blobs import BlobStore
 from fnplatform.broker import Broker, Credentials
+from fnplatform.disk import DiskRoom
 from fnplatform.dispatcher.service import Dispatcher
 from fnplatform.frontdoor.fleet_state import PlatformFacts
 from fnplatform.frontdoor.service import Frontdoor
@@ -152,6 +153,7 @@ async def _run(
     frontdoor = Frontdoor(
         js=js, queue=GroupCommit(js, batching=place.syncs_always), reply_bus=reply, responder=responder,
         registry=registry, blobs=blobs, dispatcher=dispatcher, facts=facts, queue_calls_max=settings.queue_calls_max,
+        disk=DiskRoom(settings.data_dir),
     )  # fmt: skip
     async with anyio.create_task_group() as services:
         if place.own is not None:
@@ -178,7 +180,12 @@ async def _until_somebody_leads(dispatcher: Dispatcher) -> None:
 
 
 async def _watch(broker: Broker) -> None:
-    status = await broker.wait()
+    while True:
+        status = await broker.wait()
+        if not broker.was_full:
+            break
+        log.warning("the disk of the broker was full and has room again: starting the broker again")
+        await broker.start()
     raise FleetUnavailable(f"the broker ended with status {status}", hint=f"see {broker.data_dir / 'broker.log'}")
 
 

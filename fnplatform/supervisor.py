@@ -96,8 +96,11 @@ class Supervisor:
         starts = {child.name: child.starts for child in self.children}
         state = {**self.facts, "ready": self.ready, "supervisor": os.getpid(), "pids": pids, "starts": starts}
         fresh = self.state_file.with_suffix(".tmp")
-        fresh.write_text(json.dumps(state, indent=1))
-        fresh.replace(self.state_file)
+        try:
+            fresh.write_text(json.dumps(state, indent=1))
+            fresh.replace(self.state_file)
+        except OSError as error:  # a full disk must not end what still runs
+            self.say(f"fleet dev: {self.state_file} can't be written: {error.strerror}")
 
     def give_up(self, failure: FleetError) -> None:
         """Stop because of ``failure``; the first one counts."""

@@ -352,7 +352,8 @@ class Agent:
             SlotJob(
                 job.run, program, job.args, call=grant.lease.call, attempt=grant.attempt,
                 car=self.config.pseudonym(grant.tenant), timeout_s=grant.program.timeout_s, items=job.items,
-                item_numbers=grant.item_numbers, item_attempts=grant.item_attempts, exact=grant.exact, checkpoint=job.checkpoint,
+                item_numbers=grant.item_numbers, item_attempts=grant.item_attempts, exact=grant.exact,
+                checkpoint=job.checkpoint,
             )
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ from runtime.standing import OwnerPolicy
 Bytes = bytes | bytearray | memoryview
 
 SLOTS_MAX = 64
-AHEAD_DEFAULT = 3
+AHEAD_DEFAULT = 15
 """Leases per slot beyond the running one. The dispatcher fills them only with calls of functions that it measured as
 short; they hide the way to the dispatcher and back."""
 

@@ -7,6 +7,7 @@ Everything it will ever need is imported and mapped before ``lock``: afterwards 
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -23,6 +24,9 @@ from runtime.slot_page import Page
 from runtime.slot_wire import Bytes, Frame, FrameBuffer, Kind, LogLine, SlotJob, SlotProgram, SlotResult
 
 _IOV_MAX = 1024
+_LARGE_BYTES = 4 << 20
+"""After a job whose bytes were more than this, freed memory goes back to the machine: glibc keeps tens of MB."""
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Sandbox(Protocol):
     """What the loop needs of ``runtime.sandbox.wasm.WasmSandbox``."""
 
     def prepare(self) -> None: ...
+    def tidy(self) -> None: ...
     def load(self, program: SlotProgram, bundle: bytes) -> None: ...
     def run(self, job: SlotJob) -> SlotResult: ...
 
@@ -140,9 +145,13 @@ def serve(pipe: Pipe, sandbox: Sandbox, reporter: Reporter) -> None:
         job = slot_wire.parse_run(received, program)
         del received  # Its body is the arguments, perhaps hundreds of megabytes: `job` alone keeps them.
         answer = _run_one(sandbox, reporter, program, bundle, job)
+        passed_bytes = len(job.args) + sum(map(len, answer))
         del job
         pipe.send(answer)
         del answer
+        if passed_bytes > _LARGE_BYTES and _malloc_trim is not None:
+            _malloc_trim(0)
+        sandbox.tidy()
         if program.isolation == "call":
             sandbox.prepare()
 

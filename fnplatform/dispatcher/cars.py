@@ -12,8 +12,8 @@ from fnplatform.dispatcher.reporting import adoptable, lose, remember_orphan, re
 from fnplatform.dispatcher.state import Board, Car, Entry, Held, Phase
 
 LAPSE_S = limits.LEASE_S + limits.LEASE_GRACE_S
-SLOTS_MAX = limits.LEASES_PER_CAR_MAX // 4
-AHEAD_MAX = 3
+SLOTS_MAX = limits.LEASES_PER_CAR_MAX // 16
+AHEAD_MAX = 15
 
 assert SLOTS_MAX * (1 + AHEAD_MAX) <= limits.LEASES_PER_CAR_MAX
 
@@ -142,6 +142,7 @@ def released(board: Board, name: str, release: Release) -> None:
     car.standing = release.standing
     if not release.standing.eligible:
         car.offer_valid = False
+        car.offer, car.slots = Offer(), []
     if release.signal_unix_s:
         car.last_departure = {
             "signal_unix_s": release.signal_unix_s,

@@ -63,6 +63,7 @@ from fleet.protocol.messages import (
 from fleet.protocol.subjects import API, CAR, PARTITION, ApiVerb, CarVerb, is_inbox_of
 from fleet.transport import Bus, Request, Responder
 from fnplatform.blobs import BlobStore
+from fnplatform.disk import DiskRoom
 from fnplatform.frontdoor.apps import Apps
 from fnplatform.frontdoor.calls import Calls
 from fnplatform.frontdoor.dead import DeadLetters
@@ -83,6 +84,7 @@ QUEUE_GROUP = "frontdoor"
 IN_FLIGHT_MAX = 2000
 DRAIN_S = 2.0
 DRAIN_STEP_S = 0.01
+STORING = tuple(f".{verb}" for verb in (ApiVerb.REGISTER, ApiVerb.DEPLOY, ApiVerb.BLOB_PUT))
 
 Parts = Sequence[memoryview]
 Work = Callable[[str, Any, Parts], Awaitable[Reply | bytes]]
@@ -114,12 +116,14 @@ class Frontdoor:
         dispatcher: DispatcherPort,
         facts: PlatformFacts,
         queue_calls_max: int = QUEUE_CALLS_MAX,
+        disk: DiskRoom | None = None,
     ) -> None:
         self._js = js
         self._bus = js.bus
         self._responder = responder
         self._blobs = blobs
         self._dispatcher = dispatcher
+        self._disk = disk or DiskRoom(None)
         self._records = Records(js)
         self._share = QueueShare(int(queue_calls_max * TENANT_QUEUE_SHARE))
         self._group: anyio.abc.TaskGroup | None = None
@@ -129,7 +133,7 @@ class Frontdoor:
         self._calls = Calls(js=js, responder=responder, registry=registry, records=self._records, dispatcher=dispatcher)
         self._submitter = Submitter(
             queue=queue, responder=responder, registry=registry, blobs=blobs, records=self._records, dispatcher=dispatcher,
-            share=self._share, spawn=self._spawn,
+            share=self._share, disk=self._disk, spawn=self._spawn,
         )  # fmt: skip
         self._routes = self._make_routes(
             Apps(registry, self._calls),
@@ -229,13 +233,16 @@ class Frontdoor:
 
     async def _answer(self, request: Request, tenant: str, route: Route) -> None:
         try:
-            data = await self._work(request, tenant, route)
+            data = await self._work(request, tenant, route, stores=request.subject.endswith(STORING))
         finally:
             self._in_flight -= 1
         self._responder.respond(request, "dev", tenant, data)
 
-    async def _work(self, request: Request, tenant: str, route: Route) -> bytes:
+    async def _work(self, request: Request, tenant: str, route: Route, *, stores: bool = False) -> bytes:
+        """``stores``: what it asks for needs room on the disk that is not for outcomes."""
         try:
+            if stores:
+                self._disk.check()
             message, parts = frames.unpack(request.data, route.takes)
             check_protocol(getattr(message, "protocol", PROTOCOL))
             reply = await route.work(tenant, message, parts)

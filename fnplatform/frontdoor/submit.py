@@ -34,6 +34,7 @@ from fleet.protocol.messages import (
 from fleet.protocol.subjects import INVOCATION, PARTITION, is_inbox_of
 from fleet.transport import Request, Responder
 from fnplatform.blobs import BlobStore
+from fnplatform.disk import DiskRoom
 from fnplatform.frontdoor.ports import DispatcherPort
 from fnplatform.frontdoor.protocols import check_protocol
 from fnplatform.frontdoor.records import Records
@@ -121,6 +122,7 @@ class Submitter:
         records: Records,
         dispatcher: DispatcherPort,
         share: QueueShare,
+        disk: DiskRoom,
         spawn: Spawn,
         unix_s: Callable[[], float] = time.time,
     ) -> None:
@@ -131,6 +133,7 @@ class Submitter:
         self._records = records
         self._dispatcher = dispatcher
         self._share = share
+        self._disk = disk
         self._spawn = spawn
         self._unix_s = unix_s
         self._bytes = 0
@@ -152,6 +155,7 @@ class Submitter:
                 raise ProtocolError(f"{len(message.calls)} calls came with {len(parts)} parts")
             if self._bytes + len(request.data) > SUBMITS_BYTES_MAX:
                 raise QueueFull("too many arguments are on their way into the queue at once")
+            self._disk.check()
             self._share.take(tenant, len(parts))
         except FleetError as error:
             reply = SubmitReply(error=WireError.of(error))

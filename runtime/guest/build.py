@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,11 +39,13 @@ Progress = Callable[[str], None]
 
 _HERE = Path(__file__).parent
 _BUILD_S_MAX = 900.0
+_POLL_S = 0.1
 _UNUSED_S_MAX = 3 * 86400.0
 _AOT = "guest.cwasm"
 _SEAL = "seal.json"
 _ENTRY = "fleet_guest_entry"
 _WORLD = "sandbox"
+_WORK = "build-"
 _PACKAGE = "_fleet_guest"
 
 
@@ -101,6 +104,7 @@ def ensure_guest(cache_dir: str | os.PathLike[str] | None = None, progress: Prog
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _locked(root / "lock", tell):
+            _remove_leftovers(root)
             key = _key(root / "key")
             image = _verified(folder, digest, key, tell)
             return image if image is not None else _build(folder, digest, key, tell)
@@ -195,17 +199,17 @@ def _verified(folder: Path, digest: str, key: bytes, tell: Progress) -> GuestIma
 
 
 def _build(folder: Path, digest: str, key: bytes, tell: Progress) -> GuestImage:
-    with tempfile.TemporaryDirectory(prefix="build-", dir=folder.parent) as name:
+    with tempfile.TemporaryDirectory(prefix=_WORK, dir=folder.parent) as name:
         work = Path(name)
         tell("building the sandbox, once per version: 1/2 Python and its standard library")
         stage = work / "stage"
         _stage(stage)
         component = work / "guest.wasm"
-        _child([*_PYTHON, "-c", _COMPONENTIZE, *_componentize_arguments(stage, component)], stage)
+        _child(_python(_COMPONENTIZE, *_componentize_arguments(stage, component)), stage)
         tell("building the sandbox: 2/2 compiling it for this processor")
         made = work / "made"
         made.mkdir(mode=0o700)
-        _child([*_PYTHON, "-m", "runtime.sandbox.engine", str(component), str(made / _AOT)], work)
+        _child(_python(_COMPILE, str(component), str(made / _AOT)), work)
         sha256, mac = _seal_of(made / _AOT, key)
         (made / _SEAL).write_text(json.dumps({"digest": digest, "sha256": sha256, "hmac": mac}))
         for file in made.iterdir():
@@ -220,6 +224,12 @@ def _build(folder: Path, digest: str, key: bytes, tell: Progress) -> GuestImage:
     return GuestImage(str(folder / _AOT), digest, sha256)
 
 
+def _remove_leftovers(root: Path) -> None:
+    """Remove what a build left that was killed. Whoever builds holds the lock, as the caller does: nobody does now."""
+    for folder in root.glob(_WORK + "*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _prune(newest: Path) -> None:
     """Remove guests of other versions that nobody has used for a while."""
     for folder in newest.parent.iterdir():
@@ -227,8 +237,18 @@ def _prune(newest: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-_PYTHON = [sys.executable, "-P"]
-_COMPONENTIZE = "import sys, componentize_py; sys.exit(componentize_py.script())"
+_STEP = """
+import runpy, sys
+from runtime.sandbox.lockdown import die_with_parent
+die_with_parent(int(sys.argv.pop(1)))
+"""
+"""Every step ends with the program that builds, also when that is killed with -9."""
+_COMPONENTIZE = _STEP + "import componentize_py; sys.exit(componentize_py.script())"
+_COMPILE = _STEP + "runpy.run_module('runtime.sandbox.engine', run_name='__main__')"
+
+
+def _python(program: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-P", "-c", program, str(os.getpid()), *arguments]
 
 
 def _componentize_arguments(stage: Path, out: Path) -> list[str]:
@@ -254,22 +274,36 @@ def _stage(stage: Path) -> None:
 def _child(command: list[str], folder: Path) -> None:
     """Run a build step. Its environment names no Python of this machine, so that nothing else is mixed in."""
     environment = {"PATH": os.defpath, "HOME": str(folder), "TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_BUILD_S_MAX,
-            check=False,
+    with tempfile.TemporaryFile(dir=folder) as output:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
-    except subprocess.TimeoutExpired:
-        raise GuestBuildError(f"building the sandbox took longer than {_BUILD_S_MAX:.0f} s") from None
-    if done.returncode != 0:
-        tail = done.stdout.decode("utf-8", "replace").strip().splitlines()[-12:]
+        try:
+            _wait(process)
+        finally:
+            process.kill()
+            process.wait()
+        output.seek(0)
+        said = output.read()
+    if process.returncode != 0:
+        tail = said.decode("utf-8", "replace").strip().splitlines()[-12:]
         raise GuestBuildError(
-            f"building the sandbox failed (exit status {done.returncode}): " + "\n".join(tail),
+            f"building the sandbox failed (exit status {process.returncode}): " + "\n".join(tail),
             hint="is there 1 GB of memory and 500 MB of disk? Else report it",
         )
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a build step; GuestBuildError when it takes too long, or when this program is told to end meanwhile."""
+    late_s = time.monotonic() + _BUILD_S_MAX
+    while True:
+        try:
+            process.wait(_POLL_S)
+            return
+        except subprocess.TimeoutExpired:
+            pass
+        if time.monotonic() > late_s:
+            raise GuestBuildError(f"building the sandbox took longer than {_BUILD_S_MAX:.0f} s")
+        # Agents build in a thread, and Python waits for its threads before it ends: it must not wait for half a minute.
+        if not threading.main_thread().is_alive():
+            raise GuestBuildError("building the sandbox was interrupted")

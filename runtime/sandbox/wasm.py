@@ -37,6 +37,7 @@ _TELL_BYTES_MAX = {
 }
 _ANSWER_BYTES_MAX = limits.PAYLOAD_BYTES_MAX + limits.MIB
 _LOG_HEAD = struct.Struct("<dBI")
+_LARGE_BYTES = 96 * limits.MIB
 _MEASURE_S = 0.05
 """A run that took longer may have changed the size of memory enough to look again (0.2 ms)."""
 
@@ -93,6 +94,11 @@ class WasmSandbox:
         if self._spare is None:
             self._spare = _Guest(self._machine)
 
+    def tidy(self) -> None:
+        """Give back the memory of instances that nobody uses any more. Call it while idle."""
+        if self._old:
+            self._free_old()
+
     def load(self, program: SlotProgram, bundle: bytes) -> None:
         """Make ``program`` ready to run: keeps the instance that has it loaded, unless each call wants a fresh one.
 
@@ -101,6 +107,8 @@ class WasmSandbox:
         if self._guest is not None and self._loaded == program.key and not (self._used and program.isolation == "call"):
             return
         self._drop()
+        if self._old and self._old[-1].measured_bytes(again=True) > _LARGE_BYTES:
+            self._free_old()  # Not two of them at once: up to 30 ms, where a small one waits until we are idle.
         guest = self._spare or _Guest(self._machine)
         self._spare = None
         guest.instance.limit(program.memory_bytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
@@ -22,6 +23,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 LOGS_LINES_MAX = 10_000
+HANDED_OVER_S = 0.005
 
 
 class BoundBoth(Generic[P, T]):
@@ -150,14 +152,24 @@ class Call(Generic[R_co]):
     """End it; True if this ended it, False if it had an outcome before."""
 
     async def _explain(self) -> str:
+        from fleet.protocol.limits import REQUEST_S
         from fleet.protocol.messages import ExplainReply, ExplainRequest
         from fleet.protocol.subjects import ApiVerb
 
+        ticket = self._ticket
+        until_s = time.monotonic() + REQUEST_S
+        while ticket is not None and not (ticket.accepted or ticket.done) and time.monotonic() < until_s:
+            await asyncio.sleep(HANDED_OVER_S)  # the platform can't know it before
+        if ticket is not None and ticket.error is not None and not ticket.accepted:
+            raise ticket.error
         reply, _ = await _client().api.ask(ApiVerb.EXPLAIN, ExplainRequest(call=self.id), ExplainReply)
         return reply.sentence
 
     explain = Both(_explain)
-    """Why it waits, in one sentence that names the blocking condition and how many cars pass each one."""
+    """Why it waits, in one sentence that names the blocking condition and how many cars pass each one.
+
+    A call that was refused raises why.
+    """
 
     async def _logs(self) -> list[str]:
         from fleet.protocol.messages import LogsReply, LogsRequest

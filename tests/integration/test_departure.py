@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 import fleet
+from fleet._procfs import state_of
 from fleet.testing import LocalFleet
 from tests.integration import fault_functions as fn
 
@@ -44,19 +45,26 @@ def cars() -> dict[str, Any]:
 
 def slot_processes(local: LocalFleet) -> list[psutil.Process]:
     """What the agents started, and whatever that started: found from outside, by process tree."""
-    return [child for car in local.cars for child in psutil.Process(car.pid).children(recursive=True)]
+    return [child for car in local.cars for child in tree_below(car.pid)]
+
+
+def tree_below(pid: int) -> list[psutil.Process]:
+    found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)  # type: ignore[no-untyped-call]
+    return found
 
 
 def test_the_call_moves_on_and_nobody_is_charged(local: LocalFleet) -> None:
     call = fn.busy.spawn(3.0)
     first = local.wait_for(lambda: next((car for car in local.cars if call.id in car.info().running), None), "a car")
     local.wait_for(lambda: call.logs() == ["started"], "the call to be at work")
-    held = psutil.Process(first.pid).children(recursive=True)
+    held = tree_below(first.pid)
     assert held
     assert json.loads(cli("car", "drive", first.name, "--json"))["cars"] == [first.name]
     # The command answers when the slots are dead, so this holds from the first look on.
-    assert not [child for child in held if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-    row = local.wait_for(lambda: found if not (found := cars()[first.name])["slots"] else None, "zero slots in the list")
+    assert [child.pid for child in held if state_of(child.pid) not in ("", "Z")] == []
+    row = local.wait_for(
+        lambda: found if not (found := cars()[first.name])["slots"] else None, "zero slots in the list"
+    )
     assert not row["leases"] and not row["offer"]["slots"]
     assert row["standing"]["reasons"] == ["not_parked", "not_plugged_in"]
     shown = cli("cars")
@@ -78,9 +86,9 @@ def test_with_every_car_away_calls_wait_and_say_why(local: LocalFleet) -> None:
         car.drive_away()
     assert slot_processes(local) == [], "scale to zero: no sandbox anywhere"
     waiting = [fn.add.spawn(x) for x in range(3)]
+    expected = "waits because no car is parked: 2 cars known, 2 online, 0 parked"
     for call in (running, *waiting):
         assert call.status() == "queued"
-        expected = "waits because no car is parked: 2 cars known, 2 online, 0 parked"
         local.wait_for(lambda call=call: call.explain() == expected, expected)  # type: ignore[misc]
     explained = json.loads(cli("explain", waiting[0].id, "--json"))
     passing = {row["name"]: (row["passing"], row["of"]) for row in explained["conditions"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 
@@ -110,7 +111,7 @@ def test_max_concurrency_holds_over_the_whole_fleet(local: LocalFleet) -> None:
     calls = [fn.alone.spawn(0.3) for _ in range(4)]
     waiting = calls[-1].explain()
     spans = sorted(call.result(timeout=30) for call in calls)
-    assert all(one[1] <= other[0] for one, other in zip(spans, spans[1:], strict=False))
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
     assert "max_concurrency=1" in waiting
 
 

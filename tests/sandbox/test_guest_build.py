@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from runtime.guest import build
@@ -96,6 +99,51 @@ def test_a_cache_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
 def test_a_failing_build_step_shows_its_last_lines(tmp_path: Path) -> None:
     with pytest.raises(GuestBuildError, match=r"exit status 3\): no such luck"):
         build._child([sys.executable, "-c", "print('no such luck'); raise SystemExit(3)"], tmp_path)
+
+
+def test_what_a_killed_build_left_is_removed(copied: Path) -> None:
+    left = copied / "guest" / "build-abc" / "stage"
+    left.mkdir(parents=True)
+    (left / "guest.wasm").write_bytes(b"half")
+    ensure_guest(copied)
+    assert not left.parent.exists()
+
+
+AGENT = """
+import signal, sys, anyio, anyio.to_thread
+from runtime.guest.build import ensure_guest
+
+def build(): ensure_guest(sys.argv[1], lambda line: print(line, flush=True))
+
+async def main():
+    with anyio.open_signal_receiver(signal.SIGTERM) as received:
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: anyio.to_thread.run_sync(build, abandon_on_cancel=True))
+            async for _ in received:
+                group.cancel_scope.cancel()
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_build_ends_with_whoever_started_it(tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-P", "-c", AGENT, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as agent:
+        assert agent.stdout is not None and b"1/2" in agent.stdout.readline()
+        steps: list[psutil.Process] = []
+        while not steps:  # It copies its sources first.
+            with pytest.raises(subprocess.TimeoutExpired):
+                agent.wait(0.01)
+            steps = psutil.Process(agent.pid).children()  # type: ignore[no-untyped-call]
+        handles = [os.pidfd_open(step.pid) for step in steps]
+        agent.send_signal(number)
+        agent.wait(5)
+        for handle in handles:
+            assert select.select([handle], [], [], 5)[0], "a step of the build outlived it"
+            os.close(handle)
+    left = list(tmp_path.glob("guest/build-*"))
+    assert bool(left) == (number == signal.SIGKILL)
 
 
 def test_whoever_comes_second_waits_for_the_first(copied: Path, guest_image: GuestImage) -> None:

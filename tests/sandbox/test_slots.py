@@ -349,6 +349,21 @@ async def test_the_kernel_bounds_the_memory_of_the_process(guest_image: GuestIma
         assert slot.rss_bytes() < 400 * MIB
 
 
+async def test_what_a_function_left_in_memory_is_gone_before_the_next(guest_image: GuestImage) -> None:
+    code = bundle("def bomb():\n  kept = []\n  while True: kept.append(bytes(1 << 20))\n")
+    async with a_slot(guest_image) as (slot, desk):
+        await desk.call("add", 1)
+        small_bytes = slot.rss_bytes()
+        await desk.call("echo", b"x" * (40 * MIB))
+        assert slot.rss_bytes() > small_bytes + 80 * MIB
+        await desk.call("add", 1)
+        assert slot.rss_bytes() < small_bytes + 24 * MIB
+        done = await desk.wait(Done, ended(desk.submit(program("bomb"), pickled(), code)))
+        assert done.summary == "MemoryError" and slot.rss_bytes() > small_bytes + 150 * MIB
+        await desk.call("add", 1)
+        assert slot.rss_bytes() < small_bytes + 24 * MIB
+
+
 # --- ends ------------------------------------------------------------------------------------------------------------
 
 

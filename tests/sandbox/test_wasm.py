@@ -87,6 +87,25 @@ def test_tracebacks_show_the_users_own_lines_and_no_others(bench: Bench) -> None
     assert bench.run(bench.load(files), 3).summary == "helper.Odd: 3 is odd"
 
 
+def test_frames_of_ours_are_hidden_wherever_they_are(bench: Bench) -> None:
+    source = """
+import asyncio, fleet, json
+@fleet.function
+def inner(text): return json.loads(text)
+@fleet.function
+async def f(how):
+    if how == "remote": return inner.remote("1")
+    return inner.local("{") if how == "local" else inner("{")
+"""
+    program = bench.load(source)
+    for how in ("local", "call", "remote"):
+        traceback = bench.raised(program, how).traceback
+        assert "/fleet/" not in traceback and "_fleet_guest" not in traceback and "asyncio" not in traceback, traceback
+        assert '"__main__.py", line 8, in f' in traceback or '"__main__.py", line 7, in f' in traceback, traceback
+    error = bench.raised(bench.load({"__main__.py": "def f(:"}))
+    assert error.type_name == "SyntaxError" and "importlib" not in error.traceback, error.traceback
+
+
 def test_errors_of_a_script_are_errors_of_main(bench: Bench) -> None:
     error = bench.error(
         "class Bad(Exception): pass\ndef f():\n  try: 1/0\n  except ZeroDivisionError as e: raise Bad('x') from e"
@@ -99,7 +118,7 @@ def test_errors_of_a_script_are_errors_of_main(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("source", "kind"),
     [
-        ("import nowhere_to_be_found\ndef f(): pass", "ModuleNotFoundError"),
+        ("import nowhere_to_be_found as n\ndef f(): n.x", "ModuleNotFoundError"),
         ("def f(:", "SyntaxError"),
         ("def g(): pass", "AttributeError"),
         ("def f(): raise SystemExit(3)", "SystemExit"),

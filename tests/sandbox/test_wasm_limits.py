@@ -26,7 +26,7 @@ def attempt(work):
     except BaseException as e: return type(e).__name__
 def f():
     return {
-        "root": attempt(lambda: os.listdir("/")),
+        "root": attempt(lambda: os.listdir("/home")),
         "passwd": attempt(lambda: open("/etc/passwd").read()),
         "tcp": attempt(lambda: socket.create_connection(("127.0.0.1", 4242), timeout=1)),
         "udp": attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 53))),

@@ -22,7 +22,6 @@ from contextlib import redirect_stdout
 from functools import reduce
 from typing import Any, cast
 
-import fleet
 from fleet import _context
 from fleet._function import Function
 from fleet.protocol import codec
@@ -40,10 +39,10 @@ _VALUE = b"\0"
 _RAISED = b"\1"
 _SINGLE_VALUE = wire.RESULT_HEAD.pack(0, 0) + _VALUE
 _PACKAGE = "/" + __package__ + "/"
-_FLEET = os.path.dirname(fleet.__file__) + "/"
-_RUNNERS = tuple(
-    os.path.join(os.path.dirname(os.__file__), *name.split("/"))
-    for name in ("asyncio/runners.py", "asyncio/base_events.py", "importlib/__init__.py")
+_FLEET = os.path.dirname(Function.__call__.__code__.co_filename) + "/"
+_RUNNERS = frozenset(
+    function.__code__.co_filename
+    for function in (asyncio.run, asyncio.BaseEventLoop.run_forever, importlib.import_module)
 )
 """Frames of ``asyncio.run`` and ``import_module``: the function didn't call them, we did."""
 

@@ -26,6 +26,8 @@ class MemoryFiles:
 
     def __init__(self) -> None:
         self._count = 0
+        self._made = 0
+        """Numbers are never given twice: databases are told apart by them."""
         self._used_bytes = 0
         self._open: dict[int, Opened] = {}
         self.cwd = "/tmp"
@@ -41,7 +43,8 @@ class MemoryFiles:
         if self._count >= FILES_MAX:
             raise failure(errno.ENOSPC)
         self._count += 1
-        return Node(self._count, {} if folder else None, mode=mode)
+        self._made += 1
+        return Node(self._made, {} if folder else None, mode=mode)
 
     # --- paths ---
 

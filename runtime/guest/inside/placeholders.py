@@ -138,7 +138,7 @@ class Placeholder:
         self.__dict__["__name__"] = self.__dict__["__qualname__"] = name.rpartition(".")[2]
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
+        if name.startswith("__") and name.endswith("__") and name != "__version__":
             raise AttributeError(name)  # Protocols are asked for all the time; here there are none but those below.
         _check(self._missing)
         return Placeholder(f"{self._missing}.{name}")

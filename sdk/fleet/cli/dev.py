@@ -94,7 +94,11 @@ def serve(
     log_to_stderr()
     folder = data or (None if nats else state_dir(f"serve-{port}"))
     settings = ServeSettings(
-        nats_url=nats, data_dir=folder.absolute() if folder else None, host=host, port=port, sync=sync.value,
+        nats_url=nats,
+        data_dir=folder.absolute() if folder else None,
+        host=host,
+        port=port,
+        sync=sync.value,
         queue_calls_max=queue,
     )
     anyio.run(run, settings, backend_options={"use_uvloop": True})

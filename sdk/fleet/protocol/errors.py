@@ -57,10 +57,12 @@ def _rebuild(cls: type[FleetError], message: str, hint: str, details: dict[str, 
 
 class InvalidOption(FleetError, ValueError):
     code = "invalid_option"
+    default_hint = "give it a value that is allowed"
 
 
 class DeployError(FleetError):
     code = "deploy_error"
+    default_hint = "does the file run by itself, with: python FILE?"
 
 
 class NotDeployed(FleetError):
@@ -70,6 +72,7 @@ class NotDeployed(FleetError):
 
 class WrongArguments(FleetError, TypeError):
     code = "wrong_arguments"
+    default_hint = "compare the call with the function's signature"
 
 
 class PayloadTooLarge(FleetError):

@@ -58,7 +58,7 @@ BEAT_S = 2.0
 LEASE_S = 6.0
 """A lease lapses when no beat for it was answered for this long; a car fences itself before."""
 LEASE_GRACE_S = 0.5
-"""The dispatcher waits this much longer than the car, so that the car's slots are dead before the work goes elsewhere."""
+"""The dispatcher waits this much longer than the car: its slots are dead before the work goes elsewhere."""
 GRANT_ACCEPT_S = 0.25
 LEADER_TTL_S = 3.0
 LEADER_RENEW_S = 0.75

@@ -79,7 +79,7 @@ class Beat(Message):
     """Sent every BEAT_S: every lease the car holds, its offer and its standing."""
 
     boot: Token
-    leases: list[Lease] = []
+    leases: list[Lease] = Field([], max_length=limits.LEASES_PER_CAR_MAX)
     standing: Standing
     offer: Offer = Offer()
     slots: list[SlotView] = []
@@ -188,7 +188,7 @@ class OutcomeReply(Reply):
 class Release(Message):
     """The owner leaves (or the agent stops): all leases are given back at once. Never counts against a call."""
 
-    leases: list[Lease] = []
+    leases: list[Lease] = Field([], max_length=4 * limits.LEASES_PER_CAR_MAX)
     standing: Standing
     reason: str = ""
     signal_unix_s: float = 0.0
