@@ -146,7 +146,11 @@ class Work:
 
     def _place(self, job: Job, *, first: bool = False) -> bool:
         """Send a job to a slot, or let it wait."""
-        slot, evicted = self.pool.choose(job.grant.tenant, job.program_key)
+        slot, evicted = None, None
+        if job.grant.program.isolation == "call":
+            slot = self.pool.rested(job.grant.tenant)
+        if slot is None:
+            slot, evicted = self.pool.choose(job.grant.tenant, job.program_key)
         if evicted is not None:
             self.kill([evicted])
             self.fill()
@@ -155,8 +159,7 @@ class Work:
             return False
         self._runs += 1
         job.run, job.slot = self._runs, slot.id
-        slot.tenant, slot.program_key = job.grant.tenant, job.program_key
-        slot.jobs.append(job)
+        self.pool.place(slot, job)
         if len(slot.jobs) == 1:
             self._start_clock(job)
         self.out.append(t.RunJob(slot.id, job))
