@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fleet.protocol.limits import BEAT_S, LEASES_PER_CAR_MAX, OUTCOME_RESEND_S
+from fleet.protocol.limits import BEAT_RETRY_S, BEAT_S, LEASES_PER_CAR_MAX, OUTCOME_RESEND_S
 from fleet.protocol.messages import Offer
 from runtime import agent_types as t
 from runtime.agent_jobs import Job
@@ -217,7 +217,7 @@ class AgentCore:
     def _beat(self) -> None:
         if not (self.work.connected and self.known):
             return
-        self._beat_due_s = self.work.now_s + BEAT_S
+        self._beat_due_s = self.work.now_s + BEAT_RETRY_S  # unless it is answered
         leases = [job.lease for job in self.work.jobs.values()] + self.work.outbox.final_leases()
         self.work.out.append(
             t.SendBeat(
@@ -228,6 +228,7 @@ class AgentCore:
     def _on_beat_answered(self, event: t.BeatAnswered) -> None:
         self.epoch = max(self.epoch, event.epoch)
         self.work.beat_ok_s = max(self.work.beat_ok_s, event.sent_s)
+        self._beat_due_s = max(self._beat_due_s, event.sent_s + BEAT_S)
         if event.drop:
             self.work.drop(event.drop)
         if event.hello and self.work.connected:

@@ -52,7 +52,7 @@ class Leadership:
             try:
                 revision = await self._js.kv_create(BUCKET_PARTITIONS, self._partition, self._name)
             except WrongSequence:
-                await anyio.sleep(LEADER_RENEW_S / 2)
+                await anyio.sleep(RETRY_S)
             except (FleetUnavailable, JetStreamError) as error:
                 log.debug("can't ask for partition %s: %s", self._partition, error.message)
                 await anyio.sleep(RETRY_S)

@@ -22,6 +22,14 @@ def calm(world: World) -> None:
     _heartbeats(world)
 
 
+def takeover(world: World) -> None:
+    """Long calls run, and the leader is killed, at whatever moment between two beats: nothing else happens."""
+    for _ in range(3):
+        world.clock.after(world.clock.random.uniform(0.5, 1.5), lambda: world.submit("slow"))
+    world.clock.after(world.clock.random.uniform(1.6, 4.5), world.crash)
+    _heartbeats(world)
+
+
 def storm(world: World) -> None:
     """Calls arrive, owners come and go, cars die, freeze and lose their network, the leader is killed."""
     clock, rng = world.clock, world.clock.random

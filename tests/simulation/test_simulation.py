@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests.simulation.mutations import MUTATIONS, Plant
-from tests.simulation.plans import calm, judge, run, storm
+from tests.simulation.plans import calm, judge, run, storm, takeover
 from tests.simulation.world import World
 
 SEEDS = int(os.environ.get("FLEET_SIMULATION_SEEDS", "600"))
@@ -33,6 +33,17 @@ def test_a_departure_counts_against_nobody() -> None:
         assert judge(world) == [], _why(seed, world)
         assert world.leader is not None
         assert world.leader.board.counters.lapsed == 0, f"seed {seed}: a lease was lost though only owners left"
+
+
+def test_no_running_call_starts_again_because_the_leader_was_killed() -> None:
+    adopted = 0
+    for seed in range(SEEDS_CALM):
+        world = run(seed, takeover)
+        assert judge(world) == [], _why(seed, world)
+        grants = [row["call"] for row in world.history if row["event"] == "grant"]
+        assert sorted(grants) == sorted(world.accepted), f"seed {seed}: a call was granted more than once"
+        adopted += sum(row["event"] == "adopt" for row in world.history)
+    assert adopted > SEEDS_CALM
 
 
 def test_the_plans_reach_what_they_are_meant_to_reach() -> None:

@@ -130,7 +130,7 @@ class World:
         self.leader = None
         self._terms += 1
         self._grants.clear()
-        self.clock.after(LEADER_TTL_S + self.clock.random.uniform(0, 1), self.lead)
+        self.clock.after(LEADER_TTL_S + self.clock.random.uniform(0, 0.2), self.lead)
 
     def _tick(self, term: int) -> None:
         if term == self._terms and self.leader is not None:

@@ -240,6 +240,16 @@ def test_one_beat_tells_every_lease_also_those_whose_outcome_waits() -> None:
     assert [view.state for view in beats[0].slots] == ["running", "spare"]
 
 
+def test_an_unanswered_beat_is_repeated_soon_until_a_leader_hears_it() -> None:
+    """A leader that is killed is replaced after LEADER_TTL_S: the next one must hear of leases before they are fenced."""
+    car = Car().up()
+    car.grant(job(1))
+    car.wait(BEAT_S)
+    beats = of(car.wait(LEASE_S - BEAT_S - 0.1, beats=False), t.SendBeat)
+    assert len(beats) > 8, "every quarter of a second once one was not answered"
+    assert of(car.wait(BEAT_S - 0.01), t.KillSlots) == []
+
+
 def test_unanswered_beats_fence_the_car_before_the_lease_lapses() -> None:
     car = Car().up()
     one = job(1)

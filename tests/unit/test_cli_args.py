@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fleet
-from fleet.cli.args import Parameter, bind_words, convert, from_json, parameters_of, parameters_of_text
+from fleet.cli.args import Parameter, bind_words, check_arguments, convert, from_json, parameters_of, parameters_of_text
 from fleet.cli.calls import split_target
 from fleet.protocol.errors import InvalidOption, WrongArguments
 
@@ -139,3 +139,23 @@ def test_targets() -> None:
 
 def test_a_decorated_function_is_read_through_its_decorator() -> None:
     assert bind_words(["3", "2"], parameters_of(fleet.function(scale))) == ([3, 2.0], {})
+
+
+@pytest.mark.parametrize(
+    ("positional", "keywords", "sentence"),
+    [
+        ([], {}, "missing 1 required positional argument: 'x'"),
+        ([1, 2, 3], {}, "takes from 1 to 2 positional arguments but 3 were given"),
+        ([1], {"z": 2}, "unexpected keyword argument 'z'"),
+    ],
+)
+def test_arguments_that_a_deployed_function_does_not_take_are_refused_here(
+    positional: list[object], keywords: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(WrongArguments, match=sentence) as refused:
+        check_arguments("app.add", "(x: int, y: int = undefined()) -> int", positional, keywords)
+    assert "app.add(x: int" in refused.value.hint
+
+
+def test_arguments_that_fit_run_nothing_of_the_signature() -> None:
+    check_arguments("app.add", "(x: 1 / 0, *rest, y=1 / 0, **more) -> 1 / 0", [1, 2], {"z": 3})

@@ -13,7 +13,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,33 @@ def parameters_of_text(signature: str) -> list[Parameter]:
         (found.kwarg, kinds.VAR_KEYWORD),
     ]
     return [Parameter(arg.arg, _hint_of(arg.annotation), kind) for arg, kind in rows if arg is not None]
+
+
+def check_arguments(name: str, signature: str, positional: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+    """WrongArguments, in Python's words, when a signature as a manifest keeps it doesn't take these.
+
+    A function with the same parameters and an empty body is called; defaults and hints are left out unevaluated.
+    """
+    try:
+        tree = ast.parse(f"def f{signature}: pass")
+    except (SyntaxError, ValueError):
+        return
+    (function,) = tree.body
+    assert isinstance(function, ast.FunctionDef)
+    found = function.args
+    function.returns = None
+    found.defaults = [ast.Constant(None) for _ in found.defaults]
+    found.kw_defaults = [default and ast.Constant(None) for default in found.kw_defaults]
+    for arg in ast.walk(found):
+        if isinstance(arg, ast.arg):
+            arg.annotation = None
+    namespace: dict[str, Any] = {}
+    exec(compile(ast.fix_missing_locations(tree), "<signature>", "exec"), namespace)
+    namespace["f"].__qualname__ = name
+    try:
+        namespace["f"](*positional, **keywords)
+    except TypeError as error:
+        raise WrongArguments(str(error), hint=f"its signature is {name}{signature}") from None
 
 
 def _hint_of(node: ast.expr | None) -> Any:

@@ -82,10 +82,12 @@ def call(
         raise InvalidOption(f"{target!r} names no function", hint="write APP.FN, as in: fleet call nightly.clean 3")
     if json_args is not None and words:
         raise InvalidOption("arguments come either as words or with --json-args")
+    signature = _signature(app, function)
     if json_args is not None:
         positional, keywords = args.from_json(json_args)
     else:
-        positional, keywords = args.bind_words(words or [], args.parameters_of_text(_signature(app, function)))
+        positional, keywords = args.bind_words(words or [], args.parameters_of_text(signature))
+    args.check_arguments(target, signature, positional, keywords)
     found = fleet.Function.from_name(app, function)
     if spawn:
         started = found.spawn(*positional, **keywords)

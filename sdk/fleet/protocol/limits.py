@@ -55,6 +55,8 @@ LIST_ROWS_MAX = 1000
 
 # --- times -----------------------------------------------------------------------------------------------------------
 BEAT_S = 2.0
+BEAT_RETRY_S = 0.25
+"""A beat that isn't answered is repeated this soon: a new leader must hear of a lease before its car fences itself."""
 LEASE_S = 6.0
 """A lease lapses when no beat for it was answered for this long; a car fences itself before."""
 LEASE_GRACE_S = 0.5
@@ -88,6 +90,7 @@ MEMORY_BYTES_MAX = 4096 * MIB - 64 * KIB
 SCRATCH_BYTES_MAX = 64 * MIB
 
 assert LEASE_S >= 2 * BEAT_S, "a lease must survive one lost beat"
+assert LEADER_TTL_S + BEAT_RETRY_S + 0.5 < LEASE_S - BEAT_S, "a killed leader is replaced before any car fences itself"
 assert LEADER_TTL_S >= 3 * LEADER_RENEW_S, "a leader must survive two slow renewals"
 assert ADOPTION_S > BEAT_S, "adoption must hear one beat of every live car"
 assert LEADER_TTL_S + ADOPTION_S < LEASE_S + LEASE_GRACE_S + BEAT_S, "a change of leader must not cost live leases"
