@@ -25,7 +25,7 @@ def calm(world: World) -> None:
 def takeover(world: World) -> None:
     """Long calls run, and the leader is killed, at whatever moment between two beats: nothing else happens."""
     for _ in range(3):
-        world.clock.after(world.clock.random.uniform(0.5, 1.5), lambda: world.submit("slow"))
+        world.clock.after(world.clock.random.uniform(0.5, 1.5), lambda: world.submit("long"))
     world.clock.after(world.clock.random.uniform(1.6, 4.5), world.crash)
     _heartbeats(world)
 

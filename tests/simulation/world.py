@@ -69,7 +69,13 @@ class World:
         self.clock.after(0.0, self.lead)
 
     def _functions(self) -> None:
-        for name, limit, attempts in (("quick", None, 1), ("slow", None, 1), ("flaky", None, 3), ("single", 1, 1)):
+        for name, limit, attempts in (
+            ("quick", None, 1),
+            ("slow", None, 1),
+            ("long", None, 1),
+            ("flaky", None, 3),
+            ("single", 1, 1),
+        ):
             program = Program(bundle="0" * 64, bundle_bytes=0, module="m", qualname=name, timeout_s=30.0)
             self.store.manifests[name] = Manifest(
                 app="app", function=name, display_name=name, program=program, max_concurrency=limit,
@@ -81,7 +87,7 @@ class World:
     def fate_of(self, job: Job) -> Fate:
         """How this run goes: by function, with chance."""
         rng = self.clock.random
-        run_s = {"quick": 0.005, "slow": 4.0, "flaky": 0.05, "single": 0.3}[job.grant.function]
+        run_s = {"quick": 0.005, "slow": 4.0, "long": 15.0, "flaky": 0.05, "single": 0.3}[job.grant.function]
         return Fate(run_s * rng.uniform(0.5, 1.5), job.grant.function == "flaky" and rng.random() < 0.1)
 
     def result_of(self, job: Job, index: int) -> bytes:
