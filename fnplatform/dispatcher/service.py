@@ -316,15 +316,11 @@ class Dispatcher:
             term.spawn(self._answer_internal, request)
 
     async def _answer_internal(self, request: Request) -> None:
-        """Only the control plane's own connections may publish here: replies need no check."""
         try:
             reply = await self._reply_internal(request)
         except FleetError as error:
             reply = Reply(error=WireError.of(error))
-        try:
-            self._bus.publish(request.reply, frames.pack(reply))
-        except FleetUnavailable:
-            log.debug("no connection to answer %s on", request.subject)
+        self._responder.respond_to_control(request, frames.pack(reply))
 
     async def _reply_internal(self, request: Request) -> Reply:
         tenant = request.header(TENANT_HEADER) or ""

@@ -177,7 +177,7 @@ class Bus:
             if on_reconnect is not None:
                 on_reconnect()
 
-        prefix = inbox_prefix(kind, name) if kind != "control" else f"_INBOX_control_{name}"
+        prefix = inbox_prefix(kind, name)
         # nats-py says int, and waits with asyncio.sleep: a fraction of a second is what we want.
         options: dict[str, Any] = {"reconnect_time_wait": RECONNECT_WAIT_S}
         if creds:
@@ -354,9 +354,16 @@ class Responder:
         """Answer ``request`` of the principal (kind, name); False if it was dropped."""
         return self.push(request.reply, kind, name, data)
 
+    def respond_to_control(self, request: Request, data: bytes) -> bool:
+        """Answer another control-plane process. On a NATS of somebody else's anybody may pose as one."""
+        return self._send(request.reply, is_inbox_of(request.reply, "control", None), data)
+
     def push(self, subject: str, kind: Literal["dev", "car"], name: str, data: bytes) -> bool:
         """Send to an inbox that was stored or asked for; False if it isn't one of the principal's own."""
-        if not is_inbox_of(subject, kind, name):
+        return self._send(subject, is_inbox_of(subject, kind, name), data)
+
+    def _send(self, subject: str, allowed: bool, data: bytes) -> bool:
+        if not allowed:
             if subject:  # a bare publish wants no answer
                 self.dropped += 1
             return False

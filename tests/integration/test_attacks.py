@@ -23,6 +23,8 @@ from fleet.protocol.messages import (
     CallRequest,
     CallState,
     CarHello,
+    CarsReply,
+    CarsRequest,
     CheckpointPut,
     Lease,
     LogLines,
@@ -42,12 +44,14 @@ from fleet.protocol.messages import (
 from fleet.protocol.subjects import (
     API,
     CAR,
+    INTERNAL,
     OUTCOME,
     PARTITION,
     STREAM_INVOCATIONS,
     STREAM_OUTCOMES,
     ApiVerb,
     CarVerb,
+    InternalVerb,
 )
 from fleet.transport import Bus
 from tests.integration.dispatcher_rig import AWAY, HERE, FakeCar, Plane, plane
@@ -193,6 +197,27 @@ def test_cars_are_answered_in_their_own_inbox_only(tmp_path: Path) -> None:
         for watch in watches:
             await watch.close()
         assert await car.report(lease) == "committed"
+
+    with_plane(tmp_path, test)
+
+
+def test_whoever_poses_as_the_control_plane_is_answered_in_its_inbox_only(tmp_path: Path) -> None:
+    """On our broker nobody else reaches ``fleet.ctl``; on a NATS of somebody else's anybody may."""
+
+    async def test(made: Plane) -> None:
+        await made.register()
+        await made.submit(b"waits")
+        before = await made.js.subjects(STREAM_INVOCATIONS, "inv.>")
+        assert len(before) == 1
+        subject = INTERNAL.build(partition=PARTITION, verb=InternalVerb.CARS.value)
+        question = frames.pack(CarsRequest())
+        dropped = made.responder.dropped
+        made.js.bus.publish(subject, question, reply=PURGE)
+        made.js.bus.publish(subject, question, reply=f"{made.dev.inbox}.out")
+        await made.until(lambda: made.responder.dropped == dropped + 2)
+        assert await made.js.subjects(STREAM_INVOCATIONS, "inv.>") == before
+        answer = await made.js.bus.request(subject, question)
+        assert frames.unpack(answer.data, CarsReply)[0].error is None
 
     with_plane(tmp_path, test)
 

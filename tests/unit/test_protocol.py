@@ -65,6 +65,12 @@ def test_only_a_principals_own_plain_inbox_is_answered(reply: str, allowed: bool
     assert subjects.is_inbox_of(reply, "dev", "default") is allowed
 
 
+def test_control_plane_processes_answer_each_other_alone() -> None:
+    assert subjects.is_inbox_of("_INBOX_control_c1.abc.r.1", "control", None)
+    for reply in ("$JS.API.STREAM.PURGE.INVOCATIONS", "_INBOX_dev_default.a.r.1", "_INBOX_control_c1", ""):
+        assert not subjects.is_inbox_of(reply, "control", None)
+
+
 def test_a_frame_returns_what_was_packed() -> None:
     request = messages.CallRequest(calls=["a", "b"])
     model, parts = frames.unpack(frames.pack(request, [b"", b"xyz", bytes(1000)]), messages.CallRequest)

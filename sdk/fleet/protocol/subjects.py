@@ -161,22 +161,22 @@ BUCKET_PLATFORM = "platform"
 PARTITION = "0"
 """Issue 2 runs one partition; the subjects carry it already."""
 
-_INBOX = re.compile(r"_INBOX_(dev|car)_([A-Za-z0-9_-]{1,64})\.[A-Za-z0-9_.-]{1,200}\Z")
+_INBOX = re.compile(r"_INBOX_(dev|car|control)_([A-Za-z0-9_-]{1,64})\.[A-Za-z0-9_.-]{1,200}\Z")
 
 
 def inbox_prefix(kind: str, name: str) -> str:
-    """Where a principal of ``kind`` (``dev`` or ``car``) called ``name`` receives replies."""
-    assert kind in ("dev", "car"), kind
+    """Where a principal of ``kind`` (``dev``, ``car``, or ``control`` for our own) called ``name`` receives replies."""
+    assert kind in ("dev", "car", "control"), kind
     if not is_token(name):
         raise ProtocolError(f"{name!r} can't stand in a subject")
     return f"_INBOX_{kind}_{name}"
 
 
-def is_inbox_of(subject: str, kind: str, name: str) -> bool:
-    """Whether ``subject`` is a plain inbox of just this principal: the rule against a confused deputy.
+def is_inbox_of(subject: str, kind: str, name: str | None) -> bool:
+    """Whether ``subject`` is a plain inbox of just this principal (None: of any of its kind): no confused deputy.
 
     A reply subject is chosen by whoever asks and no server checks it: answered blindly, a request with the reply
     subject ``$JS.API.STREAM.PURGE.X`` makes us purge the stream. Measured with nats-server 2.15.1.
     """
     found = _INBOX.match(subject)
-    return found is not None and found[1] == kind and found[2] == name and ".." not in subject
+    return found is not None and found[1] == kind and name in (None, found[2]) and ".." not in subject
