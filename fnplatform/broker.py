@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -39,7 +40,9 @@ STOP_S = 5.0
 POLL_S = 0.05
 DISK_FREE_BYTES_MIN = 256 << 20
 DISK_FULL_BYTES = 4 << 20
-DISK_LOOK_S = 1.0
+DISK_LOOK_S = 0.25
+
+log = logging.getLogger("fleet.broker")
 
 _STORED = '"$JS.>", "$KV.>", "$SYS.>", "$O.>", "inv.>", "out.>", "dead.>", "log.>", "evt.>", "sch.>", "blob.>"'
 _PR_SET_PDEATHSIG = 1
@@ -270,7 +273,11 @@ no_auth_user: "public"
             await anyio.sleep(DISK_LOOK_S)
             free = free_bytes(self.data_dir)
             # Its log lies on the same disk: the line that says so may be missing.
-            self.was_full |= free < DISK_FULL_BYTES or self._met_a_full_disk()
+            if not self.was_full and (free < DISK_FULL_BYTES or self._met_a_full_disk()):
+                self.was_full = True
+                log.warning(
+                    "the broker's disk is full: it is started again once %d MiB are free", DISK_FREE_BYTES_MIN >> 20
+                )
             if self.was_full and free >= DISK_FREE_BYTES_MIN and process.poll() is None:
                 process.terminate()
                 return

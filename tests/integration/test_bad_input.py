@@ -292,7 +292,10 @@ def test_a_full_disk_is_said_and_loses_nothing(small_disk: Path) -> None:
         local.wait_for(lambda: accepted(0) is None, "submits to be refused")
         with pytest.raises(fleet.QueueFull, match="the disk of the platform is full: 0 MiB free"):
             fn.add.remote(0)
-        (small_disk / "filler").unlink()
+        filler = small_disk / "filler"
+        os.truncate(filler, filler.stat().st_size - (1 << 20))  # room for a line of the supervisor's own log
+        local.wait_for(lambda: "the broker's disk is full" in local.stderr(), "the supervisor to notice")
+        filler.unlink()
         local.wait_for(lambda: local.state()["starts"]["broker"] == 2, "the broker to be started again")
         local.wait_for(lambda: local.platform().leader, "the platform to be back")
         local.cars[0].park()
