@@ -301,13 +301,6 @@ class JetStream:
             f"$KV.{bucket}.{key}", b"", expect_last_subject_seq=revision, headers={"KV-Operation": "DEL"}
         )
 
-    async def kv_keys(self, bucket: str, prefix: str = "") -> list[str]:
-        """Keys under ``prefix`` (whole tokens, e.g. ``m.default.``), deleted ones included only as long as unmarked."""
-        head = f"$KV.{bucket}."
-        entries = await self.kv_entries(bucket, prefix)
-        assert all(key for key in entries), head
-        return sorted(entries)
-
     async def kv_entries(self, bucket: str, prefix: str = "", limit: int = 100_000) -> dict[str, bytes]:
         """Keys and values under ``prefix`` (whole tokens, ending in a dot, or empty)."""
         head = f"$KV.{bucket}."

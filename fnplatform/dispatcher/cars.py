@@ -11,7 +11,7 @@ from fnplatform.dispatcher.queues import UNKNOWN_RUN_S
 from fnplatform.dispatcher.reporting import adoptable, lose, remember_orphan, requeue
 from fnplatform.dispatcher.state import Board, Car, Entry, Held, Phase
 
-LAPSE_S = limits.LEASE_S + limits.LEASE_GRACE_S
+LAPSE_S = limits.OFFLINE_S
 SLOTS_MAX = limits.LEASES_PER_CAR_MAX // 16
 AHEAD_MAX = 15
 

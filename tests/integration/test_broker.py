@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,30 +16,16 @@ from pathlib import Path
 import anyio
 import pytest
 
-from fleet._procfs import children_of, descendants_of, state_of
+from fleet._procfs import children_of, descendants_of
 from fleet.protocol.errors import Refused
 from fleet.protocol.limits import MESSAGE_BYTES_MAX
 from fnplatform.broker import free_port, nats_server_path
 from fnplatform.serve import serve
 from fnplatform.settings import ServeSettings
+from tests.integration.processes import all_end
 
 LIMIT_S = 60.0
 FLEET = (sys.executable, "-P", "-m", "fleet.cli.main")
-
-
-def all_end(pids: list[int], limit_s: float = 15.0) -> list[int]:
-    """Those of ``pids`` that still run after ``limit_s``."""
-    ends_s = time.monotonic() + limit_s
-    for pid in pids:
-        try:
-            handle = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        try:
-            select.select([handle], [], [], max(0.0, ends_s - time.monotonic()))
-        finally:
-            os.close(handle)
-    return [pid for pid in pids if state_of(pid) not in ("", "Z")]
 
 
 @contextmanager

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 
 from fleet._procfs import descendants_of, state_of
 from fleet.testing import LocalFleet
+from tests.integration.processes import all_end
 
 LIMIT_S = 60.0
 FLEET = (sys.executable, "-P", "-m", "fleet.cli.main")
@@ -25,21 +24,6 @@ FLEET = (sys.executable, "-P", "-m", "fleet.cli.main")
 def fleet_of_two() -> Iterator[LocalFleet]:
     with LocalFleet(cars=2) as fleet:
         yield fleet
-
-
-def all_end(pids: list[int], limit_s: float = 15.0) -> list[int]:
-    """Those of ``pids`` that still run after ``limit_s``."""
-    ends_s = time.monotonic() + limit_s
-    for pid in pids:
-        try:
-            handle = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        try:
-            select.select([handle], [], [], max(0.0, ends_s - time.monotonic()))
-        finally:
-            os.close(handle)
-    return [pid for pid in pids if state_of(pid) not in ("", "Z")]
 
 
 def start_dev(data: Path, *more: str) -> subprocess.Popen[str]:
