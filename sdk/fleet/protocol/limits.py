@@ -25,6 +25,12 @@ SUBMIT_INLINE_BYTES_MAX = 4 * MIB
 BLOB_PART_BYTES = 2 * MIB
 PAYLOAD_BYTES_MAX = 256 * MIB
 BUNDLE_BYTES_MAX = 64 * MIB
+PACKAGE_BYTES_MAX = 64 * MIB
+"""One package of a function, as it is stored (a zip)."""
+PACKAGES_BYTES_MAX = 256 * MIB
+"""All packages of one function together."""
+REFS_BYTES_MAX = 256 * MIB
+"""All values of ``fleet.put`` that the arguments of one call (or of one chunk of a map) refer to."""
 MANIFEST_BYTES_MAX = 64 * KIB
 CHECKPOINT_BYTES_MAX = 4 * MIB
 LOG_LINE_BYTES_MAX = 16 * KIB
@@ -39,6 +45,10 @@ SUBMIT_CALLS_MAX = 512
 """Calls in one submit request."""
 CHUNK_ITEMS_MAX = 4096
 """Items of a map in one invocation."""
+PACKAGES_MAX = 128
+"""Packages of one function, those that its packages need included."""
+REFS_MAX = 64
+"""Values of ``fleet.put`` in the arguments of one call (or of one chunk of a map)."""
 GRANT_LEASES_MAX = 64
 LEASES_PER_CAR_MAX = 1024
 OUTCOMES_PER_REPORT_MAX = 64
@@ -98,6 +108,8 @@ assert SUBMIT_INLINE_BYTES_MAX < MESSAGE_BYTES_MAX and INLINE_RESULT_BYTES_MAX <
 assert INLINE_ARGS_BYTES_MAX <= SUBMIT_INLINE_BYTES_MAX
 assert BLOB_PART_BYTES < MESSAGE_BYTES_MAX
 assert PAYLOAD_BYTES_MAX % BLOB_PART_BYTES == 0
+assert BUNDLE_BYTES_MAX <= PAYLOAD_BYTES_MAX and PACKAGE_BYTES_MAX <= PAYLOAD_BYTES_MAX, "code travels as blobs"
+assert REFS_BYTES_MAX >= PAYLOAD_BYTES_MAX, "every value that can be put can be used"
 assert GRANT_ACCEPT_S < BEAT_S
 assert PROTOCOL_MIN <= PROTOCOL
 assert RESULT_TTL_S_DEFAULT <= BLOB_TTL_S, "blobs of a result outlive the record that names them"

@@ -10,6 +10,7 @@ Units: ``*_s`` seconds (durations), ``*_unix_s`` seconds since 1970, ``*_bytes``
 from __future__ import annotations
 
 from fleet.protocol.messages.base import (
+    BlobRef,
     CallState,
     Digest,
     Message,
@@ -77,6 +78,7 @@ from fleet.protocol.messages.functions import (
     HistoryReply,
     HistoryRequest,
     Manifest,
+    Package,
     Program,
     RegisterReply,
     RegisterRequest,
@@ -109,6 +111,7 @@ __all__ = [
     "BlobGetReply",
     "BlobPut",
     "BlobPutReply",
+    "BlobRef",
     "CallRequest",
     "CallState",
     "CallStatus",
@@ -154,6 +157,7 @@ __all__ = [
     "OutcomeRecord",
     "OutcomeReply",
     "OutcomeReport",
+    "Package",
     "PlatformReply",
     "PlatformRequest",
     "Program",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from fleet.protocol import limits
 from fleet.protocol.errors import FleetError, from_code
 
 Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -19,6 +20,13 @@ class Message(BaseModel):
     """Base: frozen, unknown fields ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants", protected_namespaces=())
+
+
+class BlobRef(Message):
+    """A blob that something else names: a value of ``fleet.put`` among the arguments of a call."""
+
+    digest: Digest
+    size_bytes: int = Field(ge=0, le=limits.PAYLOAD_BYTES_MAX)
 
 
 class CallState(enum.StrEnum):

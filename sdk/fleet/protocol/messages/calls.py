@@ -5,14 +5,14 @@ from __future__ import annotations
 from pydantic import Field
 
 from fleet.protocol import limits
-from fleet.protocol.messages.base import CallState, Digest, Message, Reply, Token, Version, WireError
+from fleet.protocol.messages.base import BlobRef, CallState, Digest, Message, Reply, Token, Version, WireError
 
 
 class SubmitCall(Message):
     """One call, or one chunk of a map when ``items`` is set. Its part holds the arguments, unless ``blob`` names them.
 
     The part of a single call is a pickle of ``(args, kwargs)``; that of a chunk is ``pack_items`` of such pickles.
-    ``digest`` is the sha256 of the part (or of the blob).
+    ``digest`` is the sha256 of the part (or of the blob). ``refs``: blobs that the pickles refer to (``fleet.put``).
     """
 
     call: Token
@@ -24,6 +24,7 @@ class SubmitCall(Message):
     blob: bool = False
     items: int | None = Field(None, ge=1, le=limits.CHUNK_ITEMS_MAX)
     group: Token | None = None
+    refs: list[BlobRef] = Field([], max_length=limits.REFS_MAX)
 
 
 class SubmitRequest(Message):
@@ -40,12 +41,16 @@ class SubmitRequest(Message):
 
 
 class SubmitResult(Message):
-    """``error`` unset means accepted. ``done``: it has an outcome already, ask ``result``. ``blob_missing``: put it."""
+    """``error`` unset means accepted. ``done``: it has an outcome already, ask ``result``. ``blob_missing``: put it.
+
+    ``refs_missing``: values of ``fleet.put`` that are no longer kept; put them again, then submit again.
+    """
 
     call: Token
     error: WireError | None = None
     done: bool = False
     blob_missing: bool = False
+    refs_missing: list[Digest] = []
 
 
 class SubmitReply(Reply):
@@ -211,3 +216,4 @@ class InvocationState(Message):
     """Report every item before it runs: a sandbox died in this chunk, and the item it died on must be known."""
     group: Token | None = None
     checkpoint: bool = False
+    refs: list[BlobRef] = []

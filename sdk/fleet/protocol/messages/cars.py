@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from fleet.protocol import limits
-from fleet.protocol.messages.base import Digest, Message, Reply, Token, Version
+from fleet.protocol.messages.base import BlobRef, Digest, Message, Reply, Token, Version
 from fleet.protocol.messages.functions import Program
 
 
@@ -96,7 +96,8 @@ class BeatReply(Reply):
 class LeaseGrant(Message):
     """One granted call; its part holds the arguments (empty: fetch ``blob`` under the lease).
 
-    ``item_numbers``: ranges of the chunk's items in the part, None for a single call.
+    ``item_numbers``: ranges of the chunk's items in the part, None for a single call. ``refs``, and the program's bundle
+    and packages, are fetched under the lease, too, unless the car has them.
     """
 
     lease: Lease
@@ -116,6 +117,7 @@ class LeaseGrant(Message):
     departures: int = 0
     submitted_unix_s: float = 0.0
     granted_unix_s: float = 0.0
+    refs: list[BlobRef] = []
 
 
 class GrantRequest(Message):

@@ -26,6 +26,15 @@ class Requires(Message):
     min_stay_s: float | None = None
 
 
+class Package(Message):
+    """One distribution that a function needs. Its blob is a zip of its importable files, the same for everybody."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.!+_-]{0,127}$")
+    digest: Digest
+    size_bytes: int = Field(gt=0, le=limits.PACKAGE_BYTES_MAX)
+
+
 class Program(Message):
     """What a slot needs to make an instance of one version of one function."""
 
@@ -37,6 +46,8 @@ class Program(Message):
     memory_bytes: int = limits.MEMORY_BYTES_DEFAULT
     timeout_s: float = limits.TIMEOUT_S_DEFAULT
     isolation: Literal["instance", "call"] = "instance"
+    packages: list[Package] = Field([], max_length=limits.PACKAGES_MAX)
+    """What imports find behind the bundle, in this order."""
 
 
 class Manifest(Message):
@@ -74,7 +85,8 @@ class RegisterRequest(Message):
 
 
 class RegisterReply(Reply):
-    """``missing``: bundle digests that must be put first; then ask again. ``versions``: in the order asked."""
+    """``missing``: digests of bundles and packages that must be put first; then ask again. ``versions``: in the order
+    asked."""
 
     missing: list[Digest] = []
     versions: list[Version] = []
