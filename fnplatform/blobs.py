@@ -129,6 +129,13 @@ class BlobStore:
         """Whether the whole blob is there."""
         return await self._load_meta(tenant, digest) is not None
 
+    def known_bytes(self, tenant: str, digest: str) -> int | None:
+        """Size of a blob that is known here to be there and to need no renewal; None: ask ``renew``."""
+        meta = self._metas.get((tenant, digest))
+        if meta is None or not (meta.kept or meta.since_unix_s + RENEW_S > self._unix_s()):
+            return None
+        return meta.size_bytes
+
     async def renew(self, tenant: str, digest: str) -> bool:
         """Let it live on from now; whether it is there."""
         meta = await self._load_meta(tenant, digest)

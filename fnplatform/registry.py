@@ -71,8 +71,20 @@ def check_manifest(manifest: Manifest) -> None:
         raise InvalidOption(f"{name}: result_ttl of {manifest.result_ttl_s:g} s is under {limits.RESULT_TTL_S_MIN:g}")
     if not 0 < program.bundle_bytes <= limits.BUNDLE_BYTES_MAX:
         raise PayloadTooLarge(f"{name}: code of {program.bundle_bytes} bytes is over {limits.BUNDLE_BYTES_MAX}")
+    packages_bytes = sum(package.size_bytes for package in program.packages)
+    if packages_bytes > limits.PACKAGES_BYTES_MAX:
+        raise PayloadTooLarge(
+            f"{name}: packages of {packages_bytes} bytes are over {limits.PACKAGES_BYTES_MAX}",
+            hint="leave out what the function doesn't import",
+        )
     if len(manifest.model_dump_json()) > limits.MANIFEST_BYTES_MAX:
         raise PayloadTooLarge(f"{name}: its manifest is over {limits.MANIFEST_BYTES_MAX} bytes")
+
+
+def code_of(manifest: Manifest) -> list[str]:
+    """Digests of all blobs that a version needs to run: its bundle and its packages, each once."""
+    program = manifest.program
+    return list(dict.fromkeys([program.bundle, *(package.digest for package in program.packages)]))
 
 
 def live_version(record: AppRecord) -> AppVersion:
@@ -138,8 +150,11 @@ class Registry:
         if stored is None:
             raise NotDeployed(f"{app}.{function} has no version {version}")
         if self._is_due(stored):
-            if not await self._blobs.renew(tenant, stored.manifest.program.bundle):
-                raise NotDeployed(f"the code of {app}.{function} version {version} has expired", hint="deploy it again")
+            for blob in code_of(stored.manifest):
+                if not await self._blobs.renew(tenant, blob):
+                    raise NotDeployed(
+                        f"the code of {app}.{function} version {version} has expired", hint="deploy it again"
+                    )
             stored = await self._store(tenant, stored.manifest, version, revision, is_deployed=False) or stored
         self._know(tenant, version, stored)
         return stored.manifest
@@ -159,7 +174,7 @@ class Registry:
         return (await self._record(tenant, app))[0]
 
     async def register(self, tenant: str, manifests: list[Manifest]) -> tuple[list[str], list[str]]:
-        """Make manifests callable by version: (versions, bundle digests that must be put first: nothing was done)."""
+        """Make manifests callable by version: (versions, digests of code that must be put first: nothing was done)."""
         missing = await self._missing(tenant, manifests)
         if missing:
             return [], missing
@@ -178,14 +193,15 @@ class Registry:
     async def deploy(
         self, tenant: str, app: str, manifests: list[Manifest]
     ) -> tuple[AppVersion | None, bool, list[str]]:
-        """Make ``manifests`` the whole of ``app``: (version, unchanged, missing bundles: then nothing was done)."""
+        """Make ``manifests`` the whole of ``app``: (version, unchanged, missing code: then nothing was done)."""
         functions = _functions_of(app, manifests)
         missing = await self._missing(tenant, manifests)
         if missing:
             return None, False, missing
         for manifest in manifests:
-            if not await self._blobs.keep(tenant, manifest.program.bundle):
-                return None, False, [manifest.program.bundle]
+            gone = [blob for blob in code_of(manifest) if not await self._blobs.keep(tenant, blob)]
+            if gone:
+                return None, False, gone
             version = functions[manifest.function]
             stored, revision = await self._load(tenant, app, manifest.function, version)
             if stored is None or not stored.deployed:
@@ -249,8 +265,8 @@ class Registry:
             raise DeployError(f"{len(manifests)} functions at once are over the limit of {FUNCTIONS_PER_APP_MAX}")
         for manifest in manifests:
             check_manifest(manifest)
-        wanted = dict.fromkeys(manifest.program.bundle for manifest in manifests)
-        return [bundle for bundle in wanted if not await self._blobs.renew(tenant, bundle)]
+        wanted = dict.fromkeys(blob for manifest in manifests for blob in code_of(manifest))
+        return [blob for blob in wanted if not await self._blobs.renew(tenant, blob)]
 
     async def _record(self, tenant: str, app: str) -> tuple[AppRecord | None, int]:
         found = await self._js.kv_get(BUCKET_FUNCTIONS, f"app.{tenant}.{app}")
@@ -294,24 +310,25 @@ class Registry:
                 if stored is None or stored.deployed == is_named:
                     continue
                 quiet = False
-                bundle = stored.manifest.program.bundle
+                code = code_of(stored.manifest)
                 if is_named:
-                    await self._blobs.keep(tenant, bundle)
+                    for blob in code:
+                        await self._blobs.keep(tenant, blob)
                 else:
-                    gone.add(bundle)
+                    gone.update(code)
                 await self._store(tenant, stored.manifest, version, revision, is_deployed=is_named)
             if quiet:
                 break
         if gone:
-            for bundle in gone - await self._deployed_bundles(tenant):
-                await self._blobs.keep(tenant, bundle, kept=False)
-            for bundle in gone & await self._deployed_bundles(tenant):
-                await self._blobs.keep(tenant, bundle)
+            for blob in gone - await self._deployed_code(tenant):
+                await self._blobs.keep(tenant, blob, kept=False)
+            for blob in gone & await self._deployed_code(tenant):
+                await self._blobs.keep(tenant, blob)
 
-    async def _deployed_bundles(self, tenant: str) -> set[str]:
+    async def _deployed_code(self, tenant: str) -> set[str]:
         entries = await self._js.kv_entries(BUCKET_FUNCTIONS, f"m.{tenant}.")
         stored = [StoredManifest.model_validate_json(data) for data in entries.values()]
-        return {one.manifest.program.bundle for one in stored if one.deployed}
+        return {blob for one in stored if one.deployed for blob in code_of(one.manifest)}
 
     def _is_due(self, stored: StoredManifest) -> bool:
         return not stored.deployed and self._unix_s() - stored.since_unix_s > RENEW_S

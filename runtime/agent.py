@@ -22,13 +22,13 @@ import anyio.abc
 
 from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError, Refused
 from fleet.protocol.frames import unpack
-from fleet.protocol.limits import BUNDLE_BYTES_MAX, PAYLOAD_BYTES_MAX
 from fleet.protocol.messages import CarCancel, GrantReply, GrantRequest, Simulate, SimulateReply, WireError
 from fleet.protocol.subjects import TO_CAR, ToCarVerb
 from fleet.transport import Bus, Request
 from runtime import agent_types as t
 from runtime import slot_events
 from runtime.agent_blobs import BlobClient
+from runtime.agent_fetch import Fetcher
 from runtime.agent_jobs import Job
 from runtime.agent_link import ControlLink
 from runtime.agent_state import AgentCore
@@ -49,7 +49,7 @@ class SlotPort(Protocol):
 
     program: SlotProgram | None
 
-    def load(self, program: SlotProgram, bundle: bytes) -> None: ...
+    def load(self, program: SlotProgram, bundle: bytes, packages: list[bytes]) -> None: ...
 
     def run(self, job: SlotJob) -> None: ...
 
@@ -98,10 +98,10 @@ class Agent:
         self._connect_bus = connect
         self._source = source
         self._starter = starter
-        self._bundles = bundles
         self._clock: Clock = clock or SystemClock()
         self._link = ControlLink(config, self._clock, self.feed)
         self._blobs = BlobClient(lambda: self._link.bus, config.car)
+        self._fetcher = Fetcher(self._blobs, bundles)
         self._events: deque[t.Event] = deque()
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
@@ -252,12 +252,7 @@ class Agent:
             args = parts[at]
             saved = parts[at + 1] if grant.checkpoint else None
             at += 2 if grant.checkpoint else 1
-            jobs.append(
-                Job(
-                    grant, None if grant.blob and not len(args) else args, self._bundles.get(grant.program.bundle), saved,
-                    program_key=grant.version + grant.program.bundle,
-                )
-            )  # fmt: skip
+            jobs.append(self._fetcher.job(grant, None if grant.blob and not len(args) else args, saved))
         self.feed(t.Granted(message.epoch, request.reply, tuple(jobs)))
 
     def _on_simulate(self, request: Request) -> None:
@@ -340,20 +335,22 @@ class Agent:
         if slot is None:
             return  # its Exited waits behind this event
         job, grant = action.job, action.job.grant
-        assert job.bundle is not None and job.args is not None, "a job is complete before it is placed"
+        assert job.bundle is not None and job.args is not None and job.packages is not None, (
+            "a job is complete before it is placed"
+        )
         program = slot.program
         if program is None or program.key != job.program_key:
             wanted = grant.program
             program = SlotProgram(
                 job.program_key, wanted.module, wanted.qualname, wanted.memory_bytes, wanted.isolation, grant.tenant
             )
-            slot.load(program, job.bundle)
+            slot.load(program, job.bundle, job.packages)
         slot.run(
             SlotJob(
                 job.run, program, job.args, call=grant.lease.call, attempt=grant.attempt,
                 car=self.config.pseudonym(grant.tenant), timeout_s=grant.program.timeout_s, items=job.items,
                 item_numbers=grant.item_numbers, item_attempts=grant.item_attempts, exact=grant.exact,
-                checkpoint=job.checkpoint,
+                checkpoint=job.checkpoint, refs=job.refs or {},
             )
         )  # fmt: skip
 
@@ -368,21 +365,13 @@ class Agent:
         self._start_soon(self._fetch, action.job)
 
     async def _fetch(self, job: Job) -> None:
-        grant = job.grant
         try:
-            bundle = job.bundle
-            if bundle is None:
-                digest = grant.program.bundle
-                bundle = await self._bundles.load(digest, lambda: self._blobs.get(digest, job.lease, BUNDLE_BYTES_MAX))
-            args = job.args
-            if args is None:
-                assert grant.blob is not None, "arguments lie in a part or in a blob"
-                args = await self._blobs.get(grant.blob, job.lease, PAYLOAD_BYTES_MAX)
+            fetched = await self._fetcher.fetch(job)
         except FleetError as error:
             log.warning("call %s: %s", job.lease.call, error)
             self.feed(t.FetchFailed(job, error.message))
             return
-        self.feed(t.Fetched(job, bundle, args))
+        self.feed(fetched)
 
     def _put_blob(self, action: t.PutBlob) -> None:
         self._start_soon(self._put, action)

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fleet.protocol.errors import ProtocolError
+from fleet.protocol.limits import MIB
 from fleet.protocol.messages import Lease, LeaseGrant, RunOutcome, RunStatus
+
+HELD_BYTES_MAX = 512 * MIB
+"""Once leases keep more than this in memory, no more are taken until some have ended."""
 
 Bytes = bytes | bytearray | memoryview
 Ranges = list[tuple[int, int]]
@@ -67,7 +71,12 @@ class Job:
     """None: a blob that must be fetched."""
     bundle: bytes | None = field(repr=False)
     checkpoint: Bytes | None = field(default=None, repr=False)
+    packages: list[bytes] | None = field(default_factory=list, repr=False)
+    refs: dict[str, bytes] | None = field(default_factory=dict, repr=False)
+    """Values of ``fleet.put`` that the arguments refer to, by digest. None, as with ``packages``: some must be fetched."""
     program_key: str = ""
+    weight_bytes: int = 0
+    """What it keeps in the agent's memory, where that is much."""
     received_s: float = 0.0
     run: int = 0
     """Number of the run on its slot; a new one each time it is sent to one."""
@@ -91,8 +100,11 @@ class Job:
     """When the last PARTIAL was made."""
 
     def __post_init__(self) -> None:
-        if self.grant.item_numbers is not None:
-            self.items = count_of(self.grant.item_numbers)
+        grant = self.grant
+        if grant.item_numbers is not None:
+            self.items = count_of(grant.item_numbers)
+        if grant.refs or grant.blob is not None:
+            self.weight_bytes = grant.payload_bytes + sum(ref.size_bytes for ref in grant.refs)
 
     @property
     def lease(self) -> Lease:
@@ -107,7 +119,7 @@ class Job:
     @property
     def complete(self) -> bool:
         """Whether it has all it needs to run."""
-        return self.args is not None and self.bundle is not None
+        return self.args is not None and self.bundle is not None and self.packages is not None and self.refs is not None
 
     def rewind(self) -> None:
         """Forget the slot it was on; items that are in the outbox stay done."""

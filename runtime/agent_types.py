@@ -110,6 +110,8 @@ class Fetched:
     job: Job
     bundle: bytes
     args: Bytes
+    packages: list[bytes] = field(default_factory=list, repr=False)
+    refs: dict[str, bytes] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.limits import INLINE_RESULT_BYTES_MAX, LEASE_S
 from fleet.protocol.messages import RunStatus
 from runtime import agent_types as t
-from runtime.agent_jobs import Bytes, Job, Key
+from runtime.agent_jobs import HELD_BYTES_MAX, Bytes, Job, Key
 from runtime.agent_slots import Slot, SlotPool
 from runtime.outbox import Entry, Outbox, Report
 
@@ -37,6 +37,8 @@ class Work:
         self.outbox = Outbox()
         self.jobs: dict[Key, Job] = {}
         """Leases that are worked on, oldest first."""
+        self.held_bytes = 0
+        """Of large arguments and of values of ``fleet.put``, for these leases."""
         self.waiting: deque[Job] = deque()
         """Those of them that have all they need but no slot yet."""
         self.dying: set[str] = set()
@@ -73,7 +75,7 @@ class Work:
     @property
     def room(self) -> int:
         """Leases that may be taken now."""
-        if not self.eligible or self.outbox.full:
+        if not self.eligible or self.outbox.full or self.held_bytes > HELD_BYTES_MAX:
             return 0
         return self.pool.places * (1 + self.config.ahead) - len(self.jobs)
 
@@ -90,8 +92,7 @@ class Work:
         if not self.jobs or self.now_s < self._fence_s():
             return
         self.fenced += len(self.jobs)
-        self.jobs.clear()
-        self.waiting.clear()
+        self._forget_all()
         self.kill([slot for slot in self.pool.in_kill_order() if slot.jobs])
         self.fill()
 
@@ -101,6 +102,7 @@ class Work:
         self._end(older)  # a newer lease of the same call: what runs under the older one counts no more
         job.received_s = self.now_s
         self.jobs[job.key] = job
+        self.held_bytes += job.weight_bytes
         if job.complete:
             self._place(job)
         else:
@@ -108,7 +110,7 @@ class Work:
 
     def on_fetched(self, event: t.Fetched) -> None:
         job = event.job
-        job.bundle, job.args = event.bundle, event.args
+        job.bundle, job.args, job.packages, job.refs = event.bundle, event.args, event.packages, event.refs
         if self.jobs.get(job.key) is job:
             self._place(job)
 
@@ -122,7 +124,7 @@ class Work:
 
     def _end(self, jobs: list[Job]) -> None:
         for job in jobs:
-            del self.jobs[job.key]
+            self._forget(job)
             job.cancelled = True
         # Only now: a slot that is replaced hands its other jobs on, and none of these must be among them.
         for job in jobs:
@@ -133,13 +135,21 @@ class Work:
             elif slot.jobs[0] is job:
                 self._replace(slot)
 
+    def _forget(self, job: Job) -> None:
+        del self.jobs[job.key]
+        self.held_bytes -= job.weight_bytes
+
+    def _forget_all(self) -> None:
+        self.jobs.clear()
+        self.waiting.clear()
+        self.held_bytes = 0
+
     def give_up_all(self) -> list[Job]:
         """Report finished items and forget every lease; returns the jobs they were for. Slots are dead already."""
         jobs = list(self.jobs.values())
         for job in jobs:
             self._partial(job)
-        self.jobs.clear()
-        self.waiting.clear()
+        self._forget_all()
         return jobs
 
     # --- slots -------------------------------------------------------------------------------------------------------
@@ -336,7 +346,7 @@ class Work:
         """The lease's last outcome; none if the lease was ended meanwhile."""
         if self.jobs.get(job.key) is not job:
             return
-        del self.jobs[job.key]
+        self._forget(job)
         done = culprit = None
         if job.items is not None:
             if status in (RunStatus.TRAP, RunStatus.TIMEOUT):

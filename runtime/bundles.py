@@ -1,6 +1,7 @@
-"""Code bundles on a car: in memory, on disk, or fetched; always checked by digest before use.
+"""Blobs that several calls use, on a car: code (bundles, packages) and values of ``fleet.put``. In memory, on disk, or fetched;
+always checked by digest before use.
 
-A bundle is opaque here: the agent neither unzips nor imports it. Files lie under their digest, written under another
+They are opaque here: the agent neither unzips nor unpickles them. Files lie under their digest, written under another
 name and renamed, so that two agents may share a folder. What is damaged on disk is removed and fetched again.
 """
 
@@ -17,9 +18,9 @@ import anyio.to_thread
 
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.ids import digest as digest_of
-from fleet.protocol.limits import BUNDLE_BYTES_MAX, MIB
+from fleet.protocol.limits import MIB, PAYLOAD_BYTES_MAX
 
-MEMORY_BYTES_MAX = 32 * MIB
+MEMORY_BYTES_MAX = 128 * MIB
 DISK_BYTES_MAX = 1024 * MIB
 
 Fetch = Callable[[], Awaitable[bytes]]
@@ -42,17 +43,17 @@ class BundleCache:
         self._disk_bytes_max = disk_bytes_max
         self._loading: dict[str, anyio.Event] = {}
         self.fetched = 0
-        """Bundles that were fetched, since the start."""
+        """Blobs that were fetched, since the start."""
 
     def get(self, digest: str) -> bytes | None:
-        """The bundle if it is in memory."""
+        """The blob if it is in memory."""
         found = self._memory.get(digest)
         if found is not None:
             self._memory.move_to_end(digest)
         return found
 
     async def load(self, digest: str, fetch: Fetch) -> bytes:
-        """The bundle, from wherever it is nearest. Concurrent loads of one digest fetch it once.
+        """The blob, from wherever it is nearest. Concurrent loads of one digest fetch it once.
 
         ProtocolError when what was fetched has another digest; what ``fetch`` raises passes through.
         """
@@ -68,7 +69,7 @@ class BundleCache:
                 found = await fetch()
                 self.fetched += 1
                 if await anyio.to_thread.run_sync(digest_of, found) != digest:
-                    raise ProtocolError(f"bundle {digest[:12]} arrived damaged")
+                    raise ProtocolError(f"blob {digest[:12]} arrived damaged")
                 await anyio.to_thread.run_sync(self._write, digest, found)
             self._remember(digest, found)
             return found
@@ -88,8 +89,8 @@ class BundleCache:
             return None
         path = self._folder / digest
         try:
-            if path.stat().st_size > BUNDLE_BYTES_MAX:
-                raise ProtocolError("too large to be a bundle")
+            if path.stat().st_size > PAYLOAD_BYTES_MAX:
+                raise ProtocolError("too large to be a blob")
             data = path.read_bytes()
             if digest_of(data) != digest:
                 raise ProtocolError("damaged")

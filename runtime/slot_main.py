@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,7 +47,7 @@ class Sandbox(Protocol):
 
     def prepare(self) -> None: ...
     def tidy(self) -> None: ...
-    def load(self, program: SlotProgram, bundle: bytes) -> None: ...
+    def load(self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes] = ()) -> None: ...
     def run(self, job: SlotJob) -> SlotResult: ...
 
 
@@ -55,7 +56,7 @@ class Pipe:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._buffer = FrameBuffer()
+        self._buffer = FrameBuffer(slot_wire.CODE_BYTES_MAX)
 
     def receive(self) -> Frame | None:
         """The next frame, None when the agent has closed its end."""
@@ -136,15 +137,24 @@ class Reporter:
 def serve(pipe: Pipe, sandbox: Sandbox, reporter: Reporter) -> None:
     """Run jobs in the order they come, until the agent closes the pipe."""
     program: SlotProgram | None = None
-    bundle = b""
+    bundle: Bytes = b""
+    packages: list[Bytes] = []
+    held: dict[str, Bytes] = {}
     while (received := pipe.receive()) is not None:
         if received.kind == Kind.LOAD:
-            program, bundle = slot_wire.parse_load(received), bytes(received.body)
+            program, bundle, packages = slot_wire.parse_load(received)
+            continue
+        if received.kind == Kind.HOLD:
+            held[received.head.decode()] = received.body
+            continue
+        if received.kind == Kind.DROP:
+            for digest in json.loads(received.head):
+                del held[digest]
             continue
         assert received.kind == Kind.RUN and program is not None, received
-        job = slot_wire.parse_run(received, program)
+        job = slot_wire.parse_run(received, program, held)
         del received  # Its body is the arguments, perhaps hundreds of megabytes: `job` alone keeps them.
-        answer = _run_one(sandbox, reporter, program, bundle, job)
+        answer = _run_one(sandbox, reporter, program, (bundle, packages), job)
         passed_bytes = len(job.args) + sum(map(len, answer))
         del job
         pipe.send(answer)
@@ -156,10 +166,12 @@ def serve(pipe: Pipe, sandbox: Sandbox, reporter: Reporter) -> None:
             sandbox.prepare()
 
 
-def _run_one(sandbox: Sandbox, reporter: Reporter, program: SlotProgram, bundle: bytes, job: SlotJob) -> list[Bytes]:
+def _run_one(
+    sandbox: Sandbox, reporter: Reporter, program: SlotProgram, code: tuple[Bytes, list[Bytes]], job: SlotJob
+) -> list[Bytes]:
     reporter.begin(job)
     try:
-        sandbox.load(program, bundle)
+        sandbox.load(program, *code)
         result = sandbox.run(job)
     except SandboxTrap as error:
         return slot_events.trapped_frame(job.job, reporter.culprit, error.message)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fleet.protocol import limits
@@ -64,6 +64,8 @@ class SlotJob:
     exact: bool = False
     """Report every item before it runs, so that the one a sandbox dies on is known."""
     checkpoint: Bytes | None = field(default=None, repr=False)
+    refs: Mapping[str, Bytes] = field(default_factory=dict, repr=False)
+    """Values of ``fleet.put`` that the arguments refer to, pickled, by digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,12 @@ class Progress:
 FRAME = struct.Struct("<BxxxIQ")
 HEAD_BYTES_MAX = limits.MIB
 BODY_BYTES_MAX = limits.PAYLOAD_BYTES_MAX + limits.MIB
+CODE_BYTES_MAX = limits.BUNDLE_BYTES_MAX + limits.PACKAGES_BYTES_MAX
+"""The largest body of a frame towards the slot: a bundle and its packages."""
+HELD_BYTES_MAX = 256 * limits.MIB
+"""Values of ``fleet.put`` that a slot process keeps for its sandboxes."""
+assert BODY_BYTES_MAX <= CODE_BYTES_MAX
+assert limits.REFS_BYTES_MAX <= HELD_BYTES_MAX, "what one call refers to is there when it runs"
 TEXT_BYTES_MAX = 4 * limits.ERROR_TEXT_CHARS_MAX
 _SMALL_BYTES = 64 * limits.KIB
 """Frames up to this size are gathered in one buffer; a larger one is received straight into its own."""
@@ -122,6 +130,8 @@ class Kind(enum.IntEnum):
 
     LOAD = 1
     RUN = 2
+    HOLD = 3
+    DROP = 4
     READY = 16
     ITEMS = 17
     LOG = 18
@@ -146,7 +156,8 @@ class FrameBuffer:
     ProtocolError for a length over the limits, before anything is allocated.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, body_bytes_max: int = BODY_BYTES_MAX) -> None:
+        self._body_bytes_max = body_bytes_max
         self._small = bytearray(2 * _SMALL_BYTES)
         self._start = 0
         self._end = 0
@@ -175,7 +186,7 @@ class FrameBuffer:
             self._compact()
             return None
         kind, head_bytes, body_bytes = FRAME.unpack_from(self._small, self._start)
-        if head_bytes > HEAD_BYTES_MAX or body_bytes > BODY_BYTES_MAX:
+        if head_bytes > HEAD_BYTES_MAX or body_bytes > self._body_bytes_max:
             raise ProtocolError(f"a frame of {head_bytes} + {body_bytes} bytes is over the limit")
         size = FRAME.size + head_bytes + body_bytes
         if size > _SMALL_BYTES:
@@ -231,10 +242,28 @@ def frame(kind: Kind, head: bytes, body: Sequence[Bytes] = ()) -> list[Bytes]:
 # --- agent to slot ---------------------------------------------------------------------------------------------------
 
 
-def load_frame(program: SlotProgram, bundle: Bytes) -> list[Bytes]:
+def load_frame(program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes] = ()) -> list[Bytes]:
     """A program, to be kept until the next one."""
-    fields = [program.key, program.module, program.qualname, program.memory_bytes, program.isolation, program.tenant]
-    return frame(Kind.LOAD, json.dumps(fields).encode(), [bundle])
+    fields = [
+        program.key,
+        program.module,
+        program.qualname,
+        program.memory_bytes,
+        program.isolation,
+        program.tenant,
+        list(map(len, packages)),
+    ]
+    return frame(Kind.LOAD, json.dumps(fields).encode(), [bundle, *packages])
+
+
+def hold_frame(digest: str, data: Bytes) -> list[Bytes]:
+    """A value of ``fleet.put`` that jobs to come refer to, to be kept until it is dropped."""
+    return frame(Kind.HOLD, digest.encode(), [data])
+
+
+def drop_frame(digests: Sequence[str]) -> list[Bytes]:
+    """No job to come refers to these values, unless they are sent again."""
+    return frame(Kind.DROP, json.dumps(digests).encode())
 
 
 def run_frame(job: SlotJob) -> list[Bytes]:
@@ -251,20 +280,29 @@ def run_frame(job: SlotJob) -> list[Bytes]:
         job.item_numbers,
         list(job.item_attempts.items()),
         job.exact,
+        list(job.refs),
     ]
     body = [job.args] if job.checkpoint is None else [job.args, job.checkpoint]
     return frame(Kind.RUN, json.dumps(fields).encode(), body)
 
 
-def parse_load(received: Frame) -> SlotProgram:
-    """The program of a LOAD frame; its body is the bundle."""
-    key, module, qualname, memory_bytes, isolation, tenant = json.loads(received.head)
-    return SlotProgram(key, module, qualname, memory_bytes, isolation, tenant)
+def parse_load(received: Frame) -> tuple[SlotProgram, Bytes, list[Bytes]]:
+    """The program of a LOAD frame, its bundle, its packages."""
+    key, module, qualname, memory_bytes, isolation, tenant, sizes = json.loads(received.head)
+    program = SlotProgram(key, module, qualname, memory_bytes, isolation, tenant)
+    body = memoryview(received.body)
+    at = len(body) - sum(sizes)
+    bundle: Bytes = body[:at]
+    packages: list[Bytes] = []
+    for size in sizes:
+        packages.append(body[at : at + size])
+        at += size
+    return program, bundle, packages
 
 
-def parse_run(received: Frame, program: SlotProgram) -> SlotJob:
-    """The job of a RUN frame, for the program loaded before it."""
-    job, saved, call, attempt, car, timeout_s, items, numbers, attempts, exact = json.loads(received.head)
+def parse_run(received: Frame, program: SlotProgram, held: Mapping[str, Bytes]) -> SlotJob:
+    """The job of a RUN frame, for the program loaded and the values held before it."""
+    job, saved, call, attempt, car, timeout_s, items, numbers, attempts, exact, refs = json.loads(received.head)
     args, checkpoint = received.body, None
     if saved >= 0:
         view = memoryview(received.body)
@@ -282,4 +320,5 @@ def parse_run(received: Frame, program: SlotProgram) -> SlotJob:
         item_attempts=dict(attempts),
         exact=exact,
         checkpoint=checkpoint,
+        refs={digest: held[digest] for digest in refs},
     )

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +31,7 @@ import anyio
 from fleet.protocol import limits
 from fleet.protocol.errors import ProtocolError
 from runtime import slot_events, slot_wire
+from runtime.held_values import HeldValues
 from runtime.slot_events import (
     Checkpoint,
     Done,
@@ -94,6 +95,7 @@ class SlotProcess:
         """The program that was sent last: a ``run`` of it needs no ``load``."""
         self.jobs: deque[int] = deque()
         """Jobs sent and not ended, the running one first."""
+        self.held = HeldValues()
         self.exited: Exited | None = None
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
@@ -124,17 +126,26 @@ class SlotProcess:
         slot._spawn(str(image.path_aot), data_bytes_max)
         return slot
 
-    def load(self, program: SlotProgram, bundle: Bytes) -> None:
+    def load(self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes] = ()) -> None:
         """Send a program; the slot keeps it until the next ``load``. Needed once before ``run`` of that program."""
         self.program = program
-        self._send(slot_wire.load_frame(program, bundle))
+        self._send(slot_wire.load_frame(program, bundle, packages))
 
     def run(self, job: SlotJob) -> None:
-        """Send a job of the loaded program. Several may be sent: they run in order."""
+        """Send a job of the loaded program, and what it refers to unless the slot has it. Jobs run in their order."""
         assert job.program == self.program, "load the program first"
         assert job.job > 0 and job.job not in self.jobs, job.job
+        if job.refs:
+            self._hold(job.refs)
         self.jobs.append(job.job)
         self._send(slot_wire.run_frame(job))
+
+    def _hold(self, refs: Mapping[str, Bytes]) -> None:
+        gone, new = self.held.use(refs, slot_wire.HELD_BYTES_MAX)
+        if gone:
+            self._send(slot_wire.drop_frame(gone))
+        for digest in new:
+            self._send(slot_wire.hold_frame(digest, refs[digest]))
 
     def set_departing(self, departing: bool) -> None:
         """What ``fleet.current().departing`` says in the slot from now on."""

@@ -37,7 +37,8 @@ class Granter:
         payloads: list[Bytes] = []
         room = wire.GRANT_BYTES_MAX
         for entry, counter in zip(grant.entries, grant.counters, strict=True):
-            payload = None if entry.checkpoint else self._inline(entry)
+            wait = entry.checkpoint or (entry.state.refs and not self._payloads.has_refs(entry.state))
+            payload = None if wait else self._inline(entry)
             if payload is None:
                 self._host.spawn(self._load_and_grant, Grant(grant.car, [entry], [counter]))
                 continue
@@ -66,6 +67,7 @@ class Granter:
         state, seq = entry.state, entry.seq
         checkpoint = None
         try:
+            await self._payloads.renew_refs(state)
             payload: Bytes | None = b""
             by_car = state.blob and state.payload_bytes > limits.SUBMIT_INLINE_BYTES_MAX
             if not by_car:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from fleet.protocol import frames, limits
+from fleet.protocol.errors import ResultExpired
 from fleet.protocol.frames import Bytes
 from fleet.protocol.messages import InvocationState
 from fleet.protocol.subjects import STREAM_INVOCATIONS
@@ -16,7 +17,21 @@ CACHE_BYTES_MAX = 128 * limits.MIB
 ENTRY_BYTES = 200
 """What one cached payload costs beyond its bytes."""
 
-ReadBlob = Callable[[str, str], Awaitable[bytes]]
+
+class Blobs(Protocol):
+    """Where large arguments and the values of ``fleet.put`` lie."""
+
+    async def get_whole(self, tenant: str, digest: str) -> bytes:
+        """All of one; ResultExpired if it isn't there."""
+        ...
+
+    async def renew(self, tenant: str, digest: str) -> bool:
+        """Let it live on; whether it is there."""
+        ...
+
+    def known_bytes(self, tenant: str, digest: str) -> int | None:
+        """Its size, if it is known to be there without asking."""
+        ...
 
 
 def stored_items(state: InvocationState) -> Ranges:
@@ -40,9 +55,9 @@ def cut(state: InvocationState, payload: Bytes, wanted: Ranges | None) -> Bytes:
 class Payloads:
     """Payloads by the sequence of the message they came with."""
 
-    def __init__(self, js: JetStream, read_blob: ReadBlob, bytes_max: int = CACHE_BYTES_MAX) -> None:
+    def __init__(self, js: JetStream, blobs: Blobs, bytes_max: int = CACHE_BYTES_MAX) -> None:
         self._js = js
-        self._read_blob = read_blob
+        self._blobs = blobs
         self._bytes_max = bytes_max
         self._bytes = 0
         self._cache: OrderedDict[int, Bytes] = OrderedDict()
@@ -69,13 +84,25 @@ class Payloads:
             self._bytes -= len(payload) + ENTRY_BYTES
         return payload
 
+    def has_refs(self, state: InvocationState) -> bool:
+        """Whether all that the arguments refer to is known to be there. False: ``renew_refs`` must look."""
+        return all(self._blobs.known_bytes(state.tenant, ref.digest) is not None for ref in state.refs)
+
+    async def renew_refs(self, state: InvocationState) -> None:
+        """Let what the arguments refer to live on; ResultExpired if some of it doesn't."""
+        for ref in state.refs:
+            if not await self._blobs.renew(state.tenant, ref.digest):
+                raise ResultExpired(
+                    f"a value of fleet.put ({ref.digest[:12]}) expired while the call waited", hint="put it again"
+                )
+
     async def load(self, state: InvocationState, seq: int) -> Bytes | None:
         """The payload, from wherever it is; None if the message is gone. ResultExpired if its blob is."""
         payload = self._cache.get(seq)
         if payload is not None:
             return payload
         if state.blob:
-            payload = await self._read_blob(state.tenant, state.digest)
+            payload = await self._blobs.get_whole(state.tenant, state.digest)
         else:
             message = await self._js.get_seq(STREAM_INVOCATIONS, seq)
             if message is None:

@@ -53,11 +53,12 @@ from fleet.transport import Bus, Request, Responder
 from fnplatform.consumer import Consumption
 from fnplatform.dispatcher import events, views
 from fnplatform.dispatcher.leader import Leadership
-from fnplatform.dispatcher.payloads import Payloads
+from fnplatform.dispatcher.payloads import Blobs, Payloads
 from fnplatform.dispatcher.stores import Publisher
 from fnplatform.dispatcher.term import Term
 from fnplatform.history import History
 from fnplatform.jetstream import JetStream, JetStreamError, WrongSequence
+from fnplatform.registry import code_of
 
 log = logging.getLogger("fleet.dispatcher")
 
@@ -78,12 +79,6 @@ class Manifests(Protocol):
     async def lookup(self, tenant: str, app: str, function: str, version: str) -> Manifest: ...
 
 
-class Blobs(Protocol):
-    """Where large arguments lie; ResultExpired if they don't."""
-
-    async def get_whole(self, tenant: str, digest: str) -> bytes: ...
-
-
 class Dispatcher:
     """One process's part in one partition. ``bus`` has JetStream rights; ``reply_bus`` only speaks to principals."""
 
@@ -99,7 +94,7 @@ class Dispatcher:
         self._responder = responder
         self._manifests = manifests
         self._partition = partition
-        self._payloads = Payloads(js, blobs.get_whole)
+        self._payloads = Payloads(js, blobs)
         # Its own revision tells a process's key from one of its former life under the same name.
         self._leadership = Leadership(js, partition, f"{name}.{os.getpid()}.{time.time_ns():x}")
         self._history = history or History.from_environment()
@@ -244,7 +239,7 @@ class Dispatcher:
         entry = term.core.board.by_seq.get(lease.seq)
         if state is None or entry is None:
             return None
-        named = {entry.queue.manifest.program.bundle, state.digest}
+        named = {state.digest, *code_of(entry.queue.manifest), *(ref.digest for ref in state.refs)}
         return state.tenant if digest is None or digest in named else None
 
     async def cancel(self, tenant: str, calls: Sequence[str]) -> list[str]:

@@ -83,6 +83,9 @@ class DeadLetters:
         manifest = await self._registry.lookup(tenant, state.app, state.function, state.version)
         if state.blob and not await self._blobs.renew(tenant, state.digest):
             raise ResultExpired(f"the arguments of call {state.call} are no longer kept")
+        for ref in state.refs:
+            if not await self._blobs.renew(tenant, ref.digest):
+                raise ResultExpired(f"a value of fleet.put that call {state.call} refers to is no longer kept")
         fresh = replayed(state, new_call_id(), manifest.queue_timeout_s, self._unix_s())
         payload = bytes(parts[0]) if parts else b""
         subject = INVOCATION.build(

@@ -16,11 +16,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from fleet.protocol import frames, limits
-from fleet.protocol.errors import FleetError, FleetUnavailable, PayloadTooLarge, ProtocolError, QueueFull, Refused
+from fleet.protocol.errors import (
+    FleetError,
+    FleetUnavailable,
+    PayloadTooLarge,
+    ProtocolError,
+    QueueFull,
+    Refused,
+    ResultExpired,
+)
 from fleet.protocol.ids import call_id_unix_s, digest
 from fleet.protocol.messages import (
     InvocationState,
@@ -105,7 +113,7 @@ def state_of(
         blob=call.blob or call.payload_bytes > limits.INLINE_ARGS_BYTES_MAX,
         submitted_unix_s=unix_s,
         expires_unix_s=None if manifest.queue_timeout_s is None else unix_s + manifest.queue_timeout_s,
-        items=items, pending=None if items is None else [(0, items - 1)], group=call.group,
+        items=items, pending=None if items is None else [(0, items - 1)], group=call.group, refs=call.refs,
     )  # fmt: skip
 
 
@@ -180,10 +188,16 @@ class Submitter:
             if fresh and call.version is not None and not call.blob and len(part) <= limits.INLINE_ARGS_BYTES_MAX
             else None
         )
-        if manifest is None or not _is_fresh(call.call, now_unix_s):
+        known = not call.refs or all(self._blobs.known_bytes(batch.tenant, ref.digest) is not None for ref in call.refs)
+        if manifest is None or not known or not _is_fresh(call.call, now_unix_s):
             self._spawn(self._slow, batch, index, call, part)
             return
         assert call.version is not None
+        try:
+            self._check_refs(batch.tenant, call, manifest)
+        except FleetError as error:
+            self._end(batch, index, call.call, error)
+            return
         state = state_of(batch.tenant, call, call.version, manifest, batch.inbox, now_unix_s)
         self._store(batch, index, state, bytes(part))
 
@@ -195,6 +209,11 @@ class Submitter:
             manifest = await self._registry.lookup(tenant, call.app, call.function, version)
             check_manifest(manifest)
             payload = bytes(part)
+            missing = [ref.digest for ref in call.refs if not await self._blobs.renew(tenant, ref.digest)]
+            if missing:
+                self._end(batch, index, call.call, _refs_expired(missing), refs_missing=missing)
+                return
+            self._check_refs(tenant, call, manifest)
             if call.blob and not await self._blobs.renew(tenant, call.digest):
                 self._end(
                     batch, index, call.call, Refused("the arguments must be put as a blob first"), blob_missing=True
@@ -214,6 +233,22 @@ class Submitter:
                 self._end(batch, index, call.call, None, done=True)
             return
         self._store(batch, index, state_of(tenant, call, version, manifest, batch.inbox, self._unix_s()), payload)
+
+    def _check_refs(self, tenant: str, call: SubmitCall, manifest: Manifest) -> None:
+        """What a car goes by in planning its memory is true, and has a chance to fit; all of them were renewed."""
+        if not call.refs:
+            return
+        for ref in call.refs:
+            if self._blobs.known_bytes(tenant, ref.digest) != ref.size_bytes:
+                raise Refused(f"the value {ref.digest[:12]} doesn't have {ref.size_bytes} bytes")
+        total_bytes = sum(ref.size_bytes for ref in call.refs)
+        memory_bytes = manifest.program.memory_bytes
+        if total_bytes > min(limits.REFS_BYTES_MAX, memory_bytes):
+            raise PayloadTooLarge(
+                f"the values of fleet.put among the arguments have {total_bytes} bytes: the function's sandbox has"
+                f" {memory_bytes}, and no call takes more than {limits.REFS_BYTES_MAX}",
+                hint="raise memory= of the function, or put smaller values",
+            )
 
     def _store(self, batch: _Batch, index: int, state: InvocationState, payload: bytes, races: int = 0) -> None:
         """Publish; what follows happens when the broker has answered."""
@@ -268,13 +303,16 @@ class Submitter:
         *,
         done: bool = False,
         blob_missing: bool = False,
+        refs_missing: Sequence[str] = (),
     ) -> None:
         """Note the result of one call; answer when it was the last."""
         assert batch.results[index] is None, (call, batch.results[index])
         if error is not None or done:
             self._share.give_back(batch.tenant, 1)
         wire = None if error is None else WireError.of(error)
-        batch.results[index] = SubmitResult(call=call, error=wire, done=done, blob_missing=blob_missing)
+        batch.results[index] = SubmitResult(
+            call=call, error=wire, done=done, blob_missing=blob_missing, refs_missing=list(refs_missing)
+        )
         batch.left -= 1
         batch.unknown |= isinstance(error, FleetUnavailable)
         if batch.left:
@@ -294,6 +332,11 @@ def _is_fresh(call: str, now_unix_s: float) -> bool:
         return abs(now_unix_s - call_id_unix_s(call)) <= FRESH_S_MAX
     except ValueError:
         return False
+
+
+def _refs_expired(digests: Sequence[str]) -> ResultExpired:
+    which = ", ".join(digest[:12] for digest in digests)
+    return ResultExpired(f"values that fleet.put gave are no longer kept: {which}", hint="put them again")
 
 
 def _other_arguments(call: str) -> Refused:

@@ -19,13 +19,14 @@ import hashlib
 import secrets
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Protocol
 
 from fleet.protocol import limits
 from fleet.protocol.errors import ProtocolError, SandboxTrap
 from runtime.guest.inside import wire
+from runtime.held_values import HeldValues
 from runtime.sandbox.engine import Instance, Machine
 from runtime.sandbox.window import Window
 from runtime.slot_wire import LogLine, SlotJob, SlotProgram, SlotResult
@@ -38,6 +39,9 @@ _TELL_BYTES_MAX = {
 _ANSWER_BYTES_MAX = limits.PAYLOAD_BYTES_MAX + limits.MIB
 _LOG_HEAD = struct.Struct("<dBI")
 _LARGE_BYTES = 96 * limits.MIB
+_HELD_SHARE = 4
+"""Values of ``fleet.put`` that calls don't refer to any more stay in the sandbox as long as all of them, pickled, take no
+more than this part of its memory."""
 _MEASURE_S = 0.05
 """A run that took longer may have changed the size of memory enough to look again (0.2 ms)."""
 
@@ -99,10 +103,10 @@ class WasmSandbox:
         if self._old:
             self._free_old()
 
-    def load(self, program: SlotProgram, bundle: bytes) -> None:
+    def load(self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes] = ()) -> None:
         """Make ``program`` ready to run: keeps the instance that has it loaded, unless each call wants a fresh one.
 
-        Nothing of the program runs yet. BundleDamaged if the bundle can't be read.
+        Nothing of the program runs yet. BundleDamaged if the bundle, or one of its packages, can't be read.
         """
         if self._guest is not None and self._loaded == program.key and not (self._used and program.isolation == "call"):
             return
@@ -113,10 +117,11 @@ class WasmSandbox:
         self._spare = None
         guest.instance.limit(program.memory_bytes)
         module, qualname = program.module.encode(), program.qualname.encode()
-        head = wire.LOAD_HEAD.pack(len(module), len(qualname))
+        head = wire.LOAD_HEAD.pack(len(module), len(qualname), len(bundle), len(packages))
+        sizes = struct.pack(f"<{len(packages)}I", *map(len, packages))
         self._guest = guest
         try:
-            problem = guest.ask(wire.LOAD, (head, module, qualname, bundle))
+            problem = guest.ask(wire.LOAD, (head, sizes, module, qualname, bundle, *packages))
         except BaseException:
             self._drop()
             raise
@@ -133,6 +138,8 @@ class WasmSandbox:
         self._used = True
         start_s = time.monotonic()
         try:
+            if job.refs:
+                guest.hold(job.refs, job.program.memory_bytes // _HELD_SHARE)
             response = guest.ask(wire.RUN, _request(job))
             run_s = time.monotonic() - start_s
             first, summary_bytes = wire.RESULT_HEAD.unpack_from(response)
@@ -207,6 +214,7 @@ class _Guest:
         self._window: Window | None = None
         self._pieces: list[bytes] = []
         self._given: list[bytes] = []
+        self._held = HeldValues()
         if machine.windows:
             self._window = self._find_window()
         self.ask(wire.START, ())
@@ -235,6 +243,14 @@ class _Guest:
         if answer_bytes > _ANSWER_BYTES_MAX:
             raise SandboxTrap("the sandbox ended: its answer is larger than is allowed")
         return self.heard(address, answer_bytes)
+
+    def hold(self, refs: Mapping[str, Bytes], bytes_max: int) -> None:
+        """Have it keep these values; others go, the one used longest ago first, if all are more than ``bytes_max``."""
+        gone, new = self._held.use(refs, bytes_max)
+        if gone:
+            self.ask(wire.DROP, [bytes.fromhex(digest) for digest in gone])
+        for digest in new:
+            self.ask(wire.HOLD, (bytes.fromhex(digest), refs[digest]))
 
     def heard(self, address: int, size_bytes: int) -> bytes:
         """What the guest says lies at ``address``, or has given before."""

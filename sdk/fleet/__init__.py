@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from fleet._context import Current, current
     from fleet._function import Function, function
     from fleet._group import CallGroup
-    from fleet._later import put
     from fleet._output import enable_output
+    from fleet._ref import Ref, put
     from fleet.protocol.errors import (
         CallCancelled,
         CallError,
@@ -64,6 +64,7 @@ __all__ = [
     "ProtocolError",
     "QueueFull",
     "QueueTimeout",
+    "Ref",
     "Refused",
     "RemoteError",
     "Requires",
@@ -87,13 +88,14 @@ _HOMES = {
     "Client": "fleet._client",
     "Current": "fleet._context",
     "Function": "fleet._function",
+    "Ref": "fleet._ref",
     "Requires": "fleet.protocol.options",
     "Retries": "fleet.protocol.options",
     "connect": "fleet._client",
     "current": "fleet._context",
     "enable_output": "fleet._output",
     "function": "fleet._function",
-    "put": "fleet._later",
+    "put": "fleet._ref",
 }
 
 

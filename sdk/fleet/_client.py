@@ -22,6 +22,7 @@ from fleet._api import Api
 from fleet._blobs import Blobs
 from fleet._function import Function
 from fleet._loop import LoopThread, Waiter
+from fleet._packed import refs_of
 from fleet._register import Bound, bind, register
 from fleet._settings import Settings
 from fleet._submit import Submitter
@@ -29,7 +30,7 @@ from fleet._ticket import Ticket
 from fleet.protocol.errors import CallCancelled, FleetError, FleetUnavailable
 from fleet.protocol.ids import new_call_id
 from fleet.protocol.limits import REQUEST_S, SUBMIT_CALLS_MAX
-from fleet.protocol.messages import CallRequest, CancelReply, Message, Reply, SubmitCall
+from fleet.protocol.messages import BlobRef, CallRequest, CancelReply, Message, Reply, SubmitCall
 from fleet.protocol.subjects import ApiVerb
 from fleet.transport import Bus
 
@@ -153,6 +154,7 @@ class Client:
             payload_bytes=len(payload),
             items=items,
             group=group,
+            refs=[BlobRef(digest=ref.digest, size_bytes=ref.size_bytes) for ref in refs_of(payload).values()],
         )
         ticket = Ticket(submit.call, submit, payload)
         if bound.manifest is not None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
-from fleet import _context
+from fleet import _context, _ref
 from fleet.protocol.errors import FleetUnavailable, InvalidOption, NotDeployed, WrongArguments
 from fleet.protocol.ids import check_token, token_of
 from fleet.protocol.options import FunctionOptions, Options
@@ -192,9 +192,10 @@ class Function(Generic[P, R]):
             )
         if _context.installed() is not None:
             return self._raw(*args, **kwargs)
+        given, named = _ref.values_of(args, kwargs)
         token = _context.enter_local()
         try:
-            return self._raw(*args, **kwargs)
+            return self._raw(*given, **named)
         finally:
             _context.leave_local(token)
 

@@ -174,6 +174,7 @@ class _Spawner:
     """Packs inputs into chunks and hands them over, as many as there are."""
 
     def __init__(self, client: Client, function: Function[Any, Any], chunksize: int | None) -> None:
+        from fleet._packed import Together
         from fleet._tuning import Tuner
 
         self._client = client
@@ -184,11 +185,15 @@ class _Spawner:
         self._tickets: list[Ticket] = []
         self._open: list[bytes] = []
         self._open_bytes = 0
+        self._refs = Together()
         self._probe_s = PROBE_S
         self.items = 0
 
     def add(self, data: bytes) -> None:
         """One more item."""
+        if not self._refs.take(data):
+            self.flush()
+            self._refs.take(data)
         self._open.append(data)
         self._open_bytes += len(data) + 4
         self.items += 1
@@ -202,13 +207,14 @@ class _Spawner:
 
     def flush(self) -> None:
         """Hand over what is packed."""
-        from fleet.protocol import frames
+        from fleet._packed import Together, pack_items
 
         if not self._open:
             return
         items, self._open, self._open_bytes = self._open, [], 0
+        self._refs = Together()
         call = _call_id(self._stem, len(self._tickets))
-        payload = frames.pack_items(items)
+        payload = pack_items(items)
         ticket = self._client.ticket_of(self._bound, payload, items=len(items), group=self._stem, call=call)
         born_s = time.monotonic()
         ticket.arm(lambda: self._measure(ticket, len(items), len(payload), born_s))

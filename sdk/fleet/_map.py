@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
+from fleet import _packed
 from fleet._client import Client
 from fleet._function import Function
 from fleet._loop import Waiter, wait_aio
@@ -86,6 +87,7 @@ class MapRun:
         self._room = threading.Condition(self._lock)
         self._open: list[bytes] = []
         self._open_bytes = 0
+        self._refs = _packed.Together()
         self._next_item = 0
         self._chunks: dict[int, Chunk] = {}
         self._in_flight = 0
@@ -114,12 +116,13 @@ class MapRun:
                 check(args, no_keywords)
                 data = dumps(args, no_keywords)
                 with self._lock:
+                    if not self._refs.take(data):
+                        self._close_and_wait()
+                        self._refs.take(data)
                     self._open.append(data)
                     self._open_bytes += len(data) + 4
                     if len(self._open) >= self._tuner.items or self._open_bytes >= self._tuner.bytes_max:
-                        self._close_chunk()
-                        while not self._stopped and not self._has_room():
-                            self._room.wait()
+                        self._close_and_wait()
         except BaseException as error:  # raised to the consumer, after the results of what came before
             self.input_error = error
         finally:
@@ -128,6 +131,11 @@ class MapRun:
                 self._fed = True
                 self._wake_consumer()
 
+    def _close_and_wait(self) -> None:
+        self._close_chunk()
+        while not self._stopped and not self._has_room():
+            self._room.wait()
+
     def _has_room(self) -> bool:
         return self._in_flight < self._tuner.chunks_max and self._items_out < ITEMS_MAX and self._bytes_out < BYTES_MAX
 
@@ -135,7 +143,8 @@ class MapRun:
         if not self._open or self._stopped:
             return
         items, self._open, self._open_bytes = self._open, [], 0
-        ticket = self._client.ticket_of(self._bound, frames.pack_items(items), items=len(items))
+        self._refs = _packed.Together()
+        ticket = self._client.ticket_of(self._bound, _packed.pack_items(items), items=len(items))
         chunk = Chunk(self._next_item, len(items), ticket)
         self._next_item += len(items)
         self._chunks[chunk.start] = chunk

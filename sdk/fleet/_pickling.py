@@ -16,6 +16,8 @@ from typing import Any
 import cloudpickle
 
 from fleet._function import Function
+from fleet._packed import packed
+from fleet._ref import Ref
 from fleet.protocol.errors import FleetError, PayloadTooLarge, WrongArguments
 from fleet.protocol.limits import PAYLOAD_BYTES_MAX
 from fleet.protocol.units import format_bytes
@@ -38,8 +40,13 @@ class _Pickler(cloudpickle.Pickler):
     """
 
     modules: frozenset[str] | None = None
+    refs: dict[str, Ref[Any]]
+    """Values of ``fleet.put`` that were met."""
 
     def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is Ref:
+            self.refs[obj.digest] = obj
+            return NotImplemented
         if isinstance(obj, _BY_NAME):
             _check_named(obj, self.modules)
             return NotImplemented
@@ -73,8 +80,10 @@ class ArgumentPickler:
 
     def _dump(self, value: Any) -> bytes:
         out = io.BytesIO()
-        self._kind(out, protocol=PROTOCOL).dump(value)
-        return out.getvalue()
+        pickler = self._kind(out, protocol=PROTOCOL)
+        pickler.refs = {}
+        pickler.dump(value)
+        return packed(out.getvalue(), pickler.refs)
 
     def _fails(self, value: Any) -> Exception | None:
         try:

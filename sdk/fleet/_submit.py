@@ -15,6 +15,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import anyio.to_thread
+
+from fleet import _packed
 from fleet._ticket import Ticket
 from fleet.protocol import frames
 from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError, ResultExpired
@@ -129,6 +132,23 @@ class Submitter:
         self._queue.append(ticket)
         self._flush()
 
+    async def _put_refs(self, ticket: Ticket, digests: list[str]) -> None:
+        """Values of ``fleet.put`` that are no longer kept: put them again, if this process can, and submit again."""
+        from fleet import _put
+
+        refs = _packed.refs_of(ticket.payload or b"")
+        try:
+            for digest in digests:
+                if digest not in refs:
+                    raise ProtocolError("the platform misses a value that the arguments don't refer to")
+                # Pickling runs code of the developer, and takes long for what is large: not in the client's loop.
+                data = await anyio.to_thread.run_sync(_put.put_again, refs[digest])
+                await self._put_blob(digest, data)
+        except FleetError as error:
+            self._finish(ticket, error)
+            return
+        self._requeue([ticket])
+
     def _flush(self) -> None:
         while self._queue and self._open < REQUESTS_OPEN_MAX:
             first = self._queue[0]
@@ -189,6 +209,10 @@ class Submitter:
             error = ProtocolError(f"the answer to the submit says nothing of call {ticket.call}")
         elif result is not None and result.blob_missing and ticket.payload is not None:
             self._start(self._submit_large, ticket)
+            return
+        elif result is not None and result.refs_missing and not ticket.refs_put:
+            ticket.refs_put = True
+            self._start(self._put_refs, ticket, result.refs_missing)
             return
         elif result is not None and result.error is not None:
             error = result.error.to_error()

@@ -21,7 +21,7 @@ class Ticket:
 
     __slots__ = (
         "_lock", "_wakers", "accepted", "asked_s", "asking", "born_s", "call", "done", "error", "final", "foreign",
-        "on_accepted", "on_part", "parts", "payload", "poll_s", "renew", "sent", "submit", "unknown",
+        "on_accepted", "on_part", "parts", "payload", "poll_s", "refs_put", "renew", "sent", "submit", "unknown",
     )  # fmt: skip
 
     def __init__(self, call: str, submit: SubmitCall | None = None, payload: bytes | None = None) -> None:
@@ -39,6 +39,8 @@ class Ticket:
         self.on_accepted: Callable[[], None] | None = None
         self.renew: Callable[[], bool] | None = None
         """Registers the function again where the platform forgot it; False if it was done before."""
+        self.refs_put = False
+        """Values that it refers to were put again: once is enough."""
         self.foreign = False
         """Submitted by another process: its outcome isn't pushed here."""
         self.born_s = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -67,6 +67,7 @@ class MemorySlot:
         self.id = slot_id
         self.program: SlotProgram | None = None
         self.loads: list[tuple[SlotProgram, bytes]] = []
+        self.packages: list[bytes] = []
         self.jobs: list[SlotJob] = []
         self.departing = False
         self.killed_s: float | None = None
@@ -81,8 +82,9 @@ class MemorySlot:
         if not self._gone.is_set():
             self._on_event(self, event)
 
-    def load(self, program: SlotProgram, bundle: Bytes) -> None:
+    def load(self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes]) -> None:
         self.program = program
+        self.packages = [bytes(package) for package in packages]
         self.loads.append((program, bytes(bundle)))
 
     def run(self, job: SlotJob) -> None:

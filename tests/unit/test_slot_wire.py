@@ -65,7 +65,7 @@ def test_a_job_arrives_as_it_was_sent(args: bytes, checkpoint: bytes | None) -> 
         job=7, program=PROGRAM, args=args, call="c1", attempt=2, car="car-1", timeout_s=1.5, items=3,
         item_numbers=[(0, 1), (5, 5)], item_attempts={5: 2}, exact=True, checkpoint=checkpoint,
     )  # fmt: skip
-    received = slot_wire.parse_run(through(slot_wire.run_frame(job)), PROGRAM)
+    received = slot_wire.parse_run(through(slot_wire.run_frame(job)), PROGRAM, {})
     assert bytes(received.args) == args
     assert (None if received.checkpoint is None else bytes(received.checkpoint)) == checkpoint
     for name in (
@@ -84,9 +84,11 @@ def test_a_job_arrives_as_it_was_sent(args: bytes, checkpoint: bytes | None) -> 
 
 
 def test_a_program_arrives_with_its_bundle() -> None:
-    received = through(slot_wire.load_frame(PROGRAM, b"zip" * 100_000))
-    assert slot_wire.parse_load(received) == PROGRAM
-    assert bytes(received.body) == b"zip" * 100_000
+    for packages in ([], [b"one", b"", b"two" * 50_000]):
+        received = through(slot_wire.load_frame(PROGRAM, b"zip" * 100_000, packages))
+        program, bundle, parts = slot_wire.parse_load(received)
+        assert program == PROGRAM and bytes(bundle) == b"zip" * 100_000
+        assert [bytes(part) for part in parts] == packages
 
 
 def test_every_event_arrives_as_it_was_sent() -> None:

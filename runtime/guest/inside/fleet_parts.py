@@ -10,7 +10,7 @@ MODULES = (
     "fleet._app",
     "fleet._context",
     "fleet._function",
-    "fleet._later",
+    "fleet._ref",
     "fleet.protocol",
     "fleet.protocol._exception_data",
     "fleet.protocol._not_portable",

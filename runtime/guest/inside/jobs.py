@@ -113,13 +113,22 @@ class Jobs:
 
     def load(self, request: memoryview) -> bytes:
         """Take a program. Its code runs only with the first call. Empty, or one sentence on what is wrong."""
-        module_bytes, qualname_bytes = wire.LOAD_HEAD.unpack_from(request)
+        module_bytes, qualname_bytes, bundle_bytes, packages = wire.LOAD_HEAD.unpack_from(request)
         at = wire.LOAD_HEAD.size
+        sizes = struct.unpack_from(f"<{packages}I", request, at)
+        at += 4 * packages
         self._module = str(request[at : at + module_bytes], "utf-8")
         at += module_bytes
         self._qualname = str(request[at : at + qualname_bytes], "utf-8")
+        at += qualname_bytes
+        parts = []
+        for size in (bundle_bytes, *sizes):
+            parts.append(bytes(request[at : at + size]))
+            at += size
+        request.release()
+        wire.drop_large_room()
         try:
-            loader.install(bytes(request[at + qualname_bytes :]), self._keep)
+            loader.install(parts[0], self._keep, parts[1:])
         except Exception as error:  # A damaged zip raises a dozen kinds; the car reports the sentence and tries again.
             return f"the bundle can't be read: {type(error).__name__}: {error}".encode()
         _context.install(self._call)

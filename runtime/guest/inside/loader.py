@@ -134,8 +134,8 @@ class _Resources(importlib.resources.abc.TraversableResources):
         return self._files
 
 
-def install(data: bytes, keep: frozenset[str]) -> BundleLoader:
-    """Let imports find the bundle first, as a script's folder comes first.
+def install(data: bytes, keep: frozenset[str], packages: Sequence[bytes] = ()) -> BundleLoader:
+    """Let imports find the bundle first, as a script's folder comes first, and ``packages`` last.
 
     Preloaded modules that the bundle has files for are forgotten, except ``keep``: those that Python itself loads before
     any script, which a script's folder can't shadow either.
@@ -146,4 +146,8 @@ def install(data: bytes, keep: frozenset[str]) -> BundleLoader:
             del sys.modules[loaded]
     sys.modules.pop(MAIN, None)
     sys.meta_path.insert(0, loader)
+    if packages:
+        from .packages import install as install_packages  # Here: it builds on this module.
+
+        install_packages(packages)
     return loader

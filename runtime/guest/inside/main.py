@@ -22,7 +22,10 @@ import cloudpickle  # noqa: E402, F401
 import wit_world  # noqa: E402
 from wit_world.imports import host  # noqa: E402
 
-from . import loop, preload, wire  # noqa: E402
+from fleet import _ref  # noqa: E402
+
+from . import loop, preload, refs, wire  # noqa: E402
+from . import packages as _packages  # noqa: E402, F401
 from .fleet_parts import import_fleet  # noqa: E402
 from .jobs import Jobs, warm_bundle  # noqa: E402
 from .output import Output, install  # noqa: E402
@@ -33,6 +36,7 @@ ZONES = preload.time_zones()
 import_fleet()
 loop.install()
 wire.connect(host)
+_ref.install(refs.load)
 _output = Output()
 _jobs = Jobs(_output, _BARE)
 _WARM_BUNDLE = warm_bundle()
@@ -77,6 +81,10 @@ class WitWorld(wit_world.WitWorld):  # type: ignore[misc]
             _response = _jobs.run(request)
         elif what == wire.LOAD:
             _response = _jobs.load(request)
+        elif what == wire.HOLD:
+            _response = refs.hold(request)
+        elif what == wire.DROP:
+            _response = refs.drop(request)
         else:
             assert what == wire.START, what
             _start()

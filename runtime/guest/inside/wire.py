@@ -18,6 +18,11 @@ PROBE = 3
 START = 4
 """Become an instance: what must not be the same in all of them. Once, after PROBE and before LOAD."""
 
+HOLD = 5
+"""Keep a value of ``fleet.put``: its digest (DIGEST_BYTES), then its pickle."""
+DROP = 6
+"""Forget such values: their digests, one behind the other."""
+
 # What the guest says (``tell``).
 PROGRESS = 1
 ITEMS = 2
@@ -28,8 +33,11 @@ DEPARTING = 5
 NONE = 0xFFFF_FFFF
 """No position: a single call."""
 
-LOAD_HEAD = struct.Struct("<II")
-"""Bytes of the module's name, of the qualified name; both follow, then the bundle."""
+LOAD_HEAD = struct.Struct("<IIII")
+"""Bytes of the module's name, of the qualified name, of the bundle, and how many packages. Their sizes follow (u32
+each), then all of these in that order."""
+
+DIGEST_BYTES = 32
 
 RUN_HEAD = struct.Struct("<IIdBxxxIIIIII")
 """attempt, items (NONE: single), timeout_s, exact, bytes of call id, of car, ranges of item numbers, item attempts,

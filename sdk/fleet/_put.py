@@ -1,0 +1,66 @@
+"""``fleet.put`` towards the platform: pickle, upload, refer to; and put again what was no longer kept."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Any, TypeVar, cast
+
+from fleet import _call
+from fleet._packed import refs_of
+from fleet._pickling import ArgumentPickler
+from fleet._ref import Ref
+from fleet.protocol.errors import PayloadTooLarge, ResultExpired, WrongArguments
+
+T = TypeVar("T")
+
+
+def put(value: T) -> T:
+    """See ``fleet.put``."""
+    data, ref = _pickled(value)
+    client = _call._client()
+    client.run(lambda: client.blobs.put(ref.digest, data))
+    return cast(T, ref)
+
+
+async def put_aio(value: T) -> T:
+    """See ``fleet.put.aio``. Pickling runs in a thread: a large value mustn't stop the caller's loop."""
+    data, ref = await asyncio.to_thread(_pickled, value)
+    client = await _call._client_aio()
+    await client.run_aio(lambda: client.blobs.put(ref.digest, data))
+    return cast(T, ref)
+
+
+def put_again(ref: Ref[Any]) -> bytes:
+    """The bytes of a value that the fleet no longer has; ResultExpired where this process can't make them."""
+    why = ""
+    if ref.here:
+        try:
+            data, again = _pickled(ref.value)
+        except Exception as error:  # whatever a __reduce__ of the developer raises
+            why = f", and can't be pickled any more: {error}"
+        else:
+            if again.digest == ref.digest:
+                return data
+            why = ", and it was changed here meanwhile"
+    raise ResultExpired(
+        f"the value that {ref!r} stands for is no longer kept{why}", hint="put it again: fleet.put(value)"
+    )
+
+
+def _pickled(value: T) -> tuple[bytes, Ref[T]]:
+    if type(value) is Ref:
+        raise WrongArguments("fleet.put was given a reference already", hint="pass it to calls as it is")
+    try:
+        data = ArgumentPickler(None).dumps((value,), {})
+    except WrongArguments as error:
+        raise WrongArguments(error.message.replace("argument 0", "the value", 1), hint=error.hint) from None
+    except PayloadTooLarge as error:
+        message = error.message.replace("the arguments have", "the value has", 1)
+        raise PayloadTooLarge(message, hint="put parts of it") from None
+    if refs_of(data):
+        raise WrongArguments(
+            "a value for fleet.put can't hold references that fleet.put gave",
+            hint="pass both to the call, or put the whole at once",
+        )
+    return data, Ref(hashlib.sha256(data).hexdigest(), len(data), value)
