@@ -39,6 +39,16 @@ def busy(seconds: float) -> str:
     return f"attempt {fleet.current().attempt}"
 
 
+@fleet.function(timeout=60, retries=0)
+def weigh(table: list[int], seconds: float) -> int:
+    """Work on a value of fleet.put that leaves a line for each start."""
+    print("started", flush=True)
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        pass
+    return sum(table)
+
+
 @fleet.function(queue_timeout=1.0)
 def impatient(x: int) -> int:
     return x

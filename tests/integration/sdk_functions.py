@@ -107,3 +107,27 @@ def square_point(point: sdk_helpers.Point) -> tuple[int, int]:
 def who() -> tuple[str, str, int]:
     call = fleet.current()
     return call.call_id, call.car, call.attempt
+
+
+@fleet.function
+def pick(table: Any, index: int) -> Any:
+    return table[index]
+
+
+@fleet.function
+def lengths(*values: Any) -> list[int]:
+    return [len(value) for value in values]
+
+
+@fleet.function
+def with_packages(name: str) -> str:
+    from fnp_shout import shout  # type: ignore[import-not-found]
+
+    return str(shout(name))
+
+
+@fleet.function
+def with_packages_too(name: str) -> str:
+    from fnp_greet import greet  # type: ignore[import-not-found]
+
+    return str(greet(name))

@@ -195,6 +195,32 @@ async def test_a_bug_in_the_shell_ends_the_agent_and_its_slots(tmp_path: Path) -
     assert rig.slots.alive == []
 
 
+async def test_packages_and_values_are_fetched_under_the_lease_once(tmp_path: Path) -> None:
+    async with car_rig(tmp_path) as rig:
+        blobs = {
+            hashlib.sha256(data).hexdigest(): data for data in (b"one", b"two" * BLOB_PART_BYTES, b"value", b"more")
+        }
+        rig.leader.blobs |= blobs
+        one, two, value, more = blobs
+        packages = [
+            {"name": "p", "version": "1", "digest": digest, "size_bytes": len(blobs[digest])} for digest in (one, two)
+        ]
+        program = Program(bundle=DIGEST, bundle_bytes=len(BUNDLE), module="m", qualname="f", packages=packages)
+        for names in ([value], [value, more], []):
+            refs = [{"digest": digest, "size_bytes": len(blobs[digest])} for digest in names]
+            lease, _ = await rig.leader.grant(program=program, refs=refs)
+            assert (await rig.leader.outcome(lease))[0].status == RunStatus.OK
+            slot = next(slot for slot in rig.slots.made if slot.jobs)
+            assert slot.packages == [blobs[one], blobs[two]]
+            assert slot.jobs[-1].refs == {digest: blobs[digest] for digest in names}
+        assert len(slot.loads) == 1 and rig.bundles.fetched == 5, "each once"
+        gone = {"digest": "0" * 64, "size_bytes": 3}
+        rig.leader.blobs["0" * 64] = b"not it"
+        lease, _ = await rig.leader.grant(program=program, refs=[gone])
+        outcome, _ = await rig.leader.outcome(lease)
+        assert outcome.status == RunStatus.ABANDONED and "damaged" in outcome.message
+
+
 async def test_bundles_are_fetched_once_kept_on_disk_and_never_believed(tmp_path: Path) -> None:
     fetches = 0
 

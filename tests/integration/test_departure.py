@@ -79,6 +79,17 @@ def test_the_call_moves_on_and_nobody_is_charged(local: LocalFleet) -> None:
     first.park()
 
 
+def test_what_was_put_is_there_on_the_next_car(local: LocalFleet) -> None:
+    table: Any = fleet.put(list(range(200_000)))
+    call = fn.weigh.spawn(table, 2.0)
+    first = local.wait_for(lambda: next((car for car in local.cars if call.id in car.info().running), None), "a car")
+    local.wait_for(lambda: call.logs() == ["started"], "the call to be at work")
+    first.drive_away()
+    assert call.result(timeout=30) == sum(range(200_000))
+    assert call.logs() == ["started", "started"], "on two cars"
+    first.park()
+
+
 def test_with_every_car_away_calls_wait_and_say_why(local: LocalFleet) -> None:
     running = fn.busy.spawn(1.0)
     local.wait_for(lambda: running.logs() == ["started"], "the call to be at work")

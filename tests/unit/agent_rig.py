@@ -8,7 +8,7 @@ from typing import TypeVar
 import pytest
 
 from fleet.protocol.limits import MIB
-from fleet.protocol.messages import Lease, LeaseGrant, Program, RunStatus
+from fleet.protocol.messages import BlobRef, Lease, LeaseGrant, Program, RunStatus
 from runtime import agent_types as t
 from runtime.agent_jobs import Job
 from runtime.agent_state import AgentCore
@@ -27,7 +27,7 @@ def lease(counter: int, epoch: int = 1, call: str = "") -> Lease:
 def job(
     counter: int, *, epoch: int = 1, call: str = "", items: list[tuple[int, int]] | None = None, program: str = "a",
     timeout_s: float = 60.0, tenant: str = "default", exact: bool = False, complete: bool = True, memory: int = 64 * MIB,
-    car: str = CAR,
+    car: str = CAR, refs_bytes: int = 0,
 ) -> Job:  # fmt: skip
     grant = LeaseGrant(
         lease=lease(counter, epoch, call).model_copy(update={"car": car}), tenant=tenant, app="app", function=program,
@@ -35,6 +35,7 @@ def job(
         program=Program(
             bundle="0" * 64, bundle_bytes=1, module="m", qualname="f", timeout_s=timeout_s, memory_bytes=memory
         ),
+        refs=[BlobRef(digest="a" * 64, size_bytes=refs_bytes)] if refs_bytes else [],
     )  # fmt: skip
     return Job(grant, b"args", b"bundle" if complete else None, program_key=program)
 

@@ -8,6 +8,7 @@ from fleet.protocol.frames import pack_items
 from fleet.protocol.limits import BEAT_S, LEASE_S, MIB, OUTCOME_RESEND_S, SIGNAL_STALE_S
 from fleet.protocol.messages import RunStatus
 from runtime import agent_types as t
+from runtime.agent_jobs import HELD_BYTES_MAX
 from runtime.agent_work import CANCEL_GRACE_S
 from runtime.signals.model import Signals
 from runtime.standing import Reason
@@ -61,6 +62,21 @@ def test_a_refusal_for_lack_of_room_is_followed_by_an_offer_when_there_is_room()
     one = job(1)
     assert of(car.grant(one, job(2)), t.SendOffer) == []
     assert [offer.offer.slots for offer in of(car.done(one), t.SendOffer)] == [1]
+
+
+def test_leases_with_much_to_hold_in_memory_are_taken_until_it_is_enough() -> None:
+    car = Car(ahead=9).up()
+    heavy = [job(number, refs_bytes=HELD_BYTES_MAX // 2) for number in range(1, 5)]
+    reply = of(car.grant(*heavy), t.ReplyGrant)[0]
+    assert (reply.accepted, reply.reason) == ((1, 2, 3), "no room")
+    assert [offer.offer.slots for offer in of(car.done(heavy[0]), t.SendOffer)] == [1], "there is room again"
+    assert of(car.grant(heavy[3]), t.ReplyGrant)[0].accepted == (4,)
+    assert of(car.grant(job(5)), t.ReplyGrant)[0].accepted == ()
+    car.hear(plugged_in=False)
+    assert car.core.work.held_bytes == 0
+    car.hear()
+    car.ready()
+    assert of(car.grant(*(job(number) for number in range(6, 12))), t.ReplyGrant)[0].accepted == (6, 7, 8, 9, 10, 11)
 
 
 def test_the_same_grant_twice_runs_once() -> None:

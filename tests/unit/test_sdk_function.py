@@ -125,8 +125,6 @@ def test_decorating_twice_is_refused() -> None:
 
 def test_what_comes_later_says_so() -> None:
     with pytest.raises(fleet.InvalidOption, match="later release"):
-        fleet.put([1])
-    with pytest.raises(fleet.InvalidOption, match="later release"):
         sdk_sample.add.remote_gen(1)
 
 
