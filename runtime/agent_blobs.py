@@ -7,7 +7,7 @@ from collections.abc import Callable
 import anyio
 import anyio.to_thread
 
-from fleet.protocol.errors import FleetUnavailable, ProtocolError
+from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError
 from fleet.protocol.frames import pack, unpack
 from fleet.protocol.ids import digest as digest_of
 from fleet.protocol.limits import BLOB_PART_BYTES
@@ -17,6 +17,7 @@ from fleet.transport import Bus
 
 TRIES = 6
 AGAIN_S = 0.2
+PARTS_AT_ONCE = 4
 PART_S = 5.0
 
 Bytes = bytes | bytearray | memoryview
@@ -32,23 +33,37 @@ class BlobClient:
 
     async def get(self, digest: str, lease: Lease, bytes_max: int) -> bytes:
         """The blob, checked. FleetUnavailable after some tries; ProtocolError when it is damaged or too large."""
-        data = bytearray()
-        part, parts = 0, 1
-        while part < parts:
-            reply, body = unpack(
-                await self._ask(self._get, pack(BlobGet(digest=digest, part=part, lease=lease))), BlobGetReply
-            )
-            if reply.error is not None:
-                raise reply.error.to_error()
-            if reply.size_bytes > bytes_max or len(body) != 1 or len(data) + len(body[0]) > bytes_max:
-                raise ProtocolError(f"blob {digest[:12]} is over {bytes_max} bytes, or has no bytes")
-            data += body[0]
-            parts = reply.parts
-            part += 1
-        result = bytes(data)
+        first, reply = await self._part(digest, 0, lease, bytes_max)
+        parts: dict[int, Bytes] = {0: first}
+        limit = anyio.CapacityLimiter(PARTS_AT_ONCE)
+        errors: list[FleetError] = []
+
+        async def get_one(part: int) -> None:
+            async with limit:
+                try:
+                    if not errors:
+                        parts[part], _ = await self._part(digest, part, lease, bytes_max)
+                except FleetError as error:
+                    errors.append(error)
+
+        async with anyio.create_task_group() as group:
+            for part in range(1, min(reply.parts, -(-reply.size_bytes // BLOB_PART_BYTES))):
+                group.start_soon(get_one, part)
+        if errors:
+            raise errors[0]
+        result = b"".join(parts[part] for part in sorted(parts))
         if await anyio.to_thread.run_sync(digest_of, result) != digest:
             raise ProtocolError(f"blob {digest[:12]} arrived damaged")
         return result
+
+    async def _part(self, digest: str, part: int, lease: Lease, bytes_max: int) -> tuple[memoryview, BlobGetReply]:
+        asked = pack(BlobGet(digest=digest, part=part, lease=lease))
+        reply, body = unpack(await self._ask(self._get, asked), BlobGetReply)
+        if reply.error is not None:
+            raise reply.error.to_error()
+        if reply.size_bytes > bytes_max or len(body) != 1 or len(body[0]) > BLOB_PART_BYTES:
+            raise ProtocolError(f"blob {digest[:12]} is over {bytes_max} bytes, or has no bytes")
+        return body[0], reply
 
     async def put(self, data: Bytes, lease: Lease) -> str:
         """Store ``data``; returns its digest. Tries until it is stored; a FleetError of the control plane is raised."""

@@ -20,7 +20,8 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.ids import digest as digest_of
 from fleet.protocol.limits import MIB, PAYLOAD_BYTES_MAX
 
-MEMORY_BYTES_MAX = 128 * MIB
+MEMORY_BYTES_MAX = PAYLOAD_BYTES_MAX + 64 * MIB
+"""Room for the largest value that calls may share, and for code beside it: what isn't here is read again for each call."""
 DISK_BYTES_MAX = 1024 * MIB
 
 Fetch = Callable[[], Awaitable[bytes]]

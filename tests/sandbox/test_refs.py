@@ -103,6 +103,15 @@ def test_what_was_not_sent_along_is_an_error_of_the_call(bench: Bench) -> None:
     assert error.type_name == "LookupError" and "fleet.put" in str(error)
 
 
+def test_put_at_the_top_of_a_script_is_harmless_here(bench: Bench) -> None:
+    source = """
+import fleet
+TABLE = fleet.put([1, 2, 3])
+def f(table: 'fleet.Ref[list[int]]'): return TABLE, type(table) is fleet.Ref
+"""
+    assert bench.eval(source, [1]) == ([1, 2, 3], False)
+
+
 def test_unpickling_may_fail_again_and_again(bench: Bench) -> None:
     put = Values(odd=_Odd())
     program = bench.load("def f(table): return 1")

@@ -85,3 +85,16 @@ name.remote("a", True)  # type: ignore[call-arg, misc, unused-ignore]
 fleet.function(memroy="1GiB")  # type: ignore[call-overload]
 fleet.function(isolation="none")  # type: ignore[call-overload]
 fleet.nonsense  # type: ignore[attr-defined]  # noqa: B018
+
+
+def put() -> None:
+    """What is put has the type that functions take; at run time it is a fleet.Ref."""
+    ref = fleet.put([1.5])
+    assert_type(ref, list[float])
+    assert_type(add.remote(fleet.put(3)), int)
+    add.remote(fleet.put("3"))  # type: ignore[arg-type]
+
+
+async def put_aio() -> None:
+    """The asyncio twin."""
+    assert_type(await fleet.put.aio({"a": 1}), dict[str, int])
