@@ -35,6 +35,12 @@ def activate() -> None:
     _files = MemoryFiles()
 
 
+def go_to(folder: str) -> None:
+    """Let relative paths start at ``folder``, whether or not it is still there."""
+    assert _files is not None
+    _files.cwd = folder
+
+
 def install() -> None:
     """Patch ``os`` and ``open``; nothing changes before ``activate``."""
     for name in (*_BY_DESCRIPTOR, *_BY_PATH):

@@ -28,7 +28,7 @@ from fleet.protocol import codec
 from fleet.protocol._exception_data import ExceptionData, describe
 from fleet.protocol.errors import ResultNotPortable
 
-from . import loader, placeholders, wire
+from . import between, loader, reasons, wire
 from .output import Output
 
 FLUSH_S = 0.025
@@ -187,6 +187,7 @@ class Jobs:
             result = self._failed(error)
             summary = self._summary.encode("utf-8", "replace")
             result = b"".join((wire.RESULT_HEAD.pack(0, len(summary)), summary, result))
+        between.restore()
         self._output.end()
         return result
 
@@ -194,7 +195,7 @@ class Jobs:
         self, arguments: memoryview, count: int, numbers: list[int], attempts: dict[int, int], exact: bool
     ) -> bytes:
         call, output, tell = self._call, self._output, wire.tell
-        loads, encode, clock = pickle.loads, codec.encode, time.monotonic
+        loads, encode, clock, restore = pickle.loads, codec.encode, time.monotonic, between.restore
         attempt = call.attempt
         out: list[bytes] = []
         first = size = 0
@@ -219,6 +220,7 @@ class Jobs:
             except BaseException as error:
                 result = self._failed(error)
             at += length
+            restore()
             output.end()
             out.append(result)
             size += len(result)
@@ -240,6 +242,7 @@ class Jobs:
         if isinstance(found, Function):
             found = found._raw
         self._function = found
+        between.settle()
         return cast("Callable[..., Any]", found)
 
     def _failed(self, error: BaseException) -> bytes:
@@ -248,7 +251,7 @@ class Jobs:
             traceback.clear_frames(error.__traceback__)  # Frees what filled the memory, before we need some.
         if isinstance(error, ResultNotPortable):
             error.__traceback__ = None  # Ours, not the function's.
-        placeholders.explain(error)
+        reasons.explain(error)
         try:
             told = describe(error, codec.encode, _is_ours)
             self._summary = told.summary

@@ -7,8 +7,9 @@ import sys
 _BARE = frozenset(sys.modules)
 """What Python has loaded before any of our imports: a bundle can't shadow these, as a script's folder can't."""
 
-from . import files  # noqa: E402
+from . import files, linux_errors  # noqa: E402
 
+linux_errors.install()
 files.install()
 
 import gc  # noqa: E402
@@ -24,7 +25,7 @@ from wit_world.imports import host  # noqa: E402
 
 from fleet import _ref  # noqa: E402
 
-from . import loop, preload, refs, wire  # noqa: E402
+from . import between, loop, preload, reasons, refs, refusals, threads, wire  # noqa: E402
 from . import packages as _packages  # noqa: E402, F401
 from .fleet_parts import import_fleet  # noqa: E402
 from .jobs import Jobs, warm_bundle  # noqa: E402
@@ -35,6 +36,10 @@ files.install_sqlite()
 ZONES = preload.time_zones()
 import_fleet()
 loop.install()
+threads.install()
+refusals.install()
+refusals.install_hashes()
+reasons.install()
 wire.connect(host)
 _ref.install(refs.load)
 _output = Output()
@@ -54,12 +59,14 @@ def _start() -> None:
     """
     install(_output)
     files.activate()
+    refusals.install_clocks()
     random.seed()
     logging._startTime = time.time_ns()  # type: ignore[attr-defined]
     sys.argv = ["fleet"]
     sys.path[:] = []
-    os.environ.update({"HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "FLEET_SANDBOX": "wasm"})
+    os.environ.update({"HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "USER": "fleet", "FLEET_SANDBOX": "wasm"})
     Jobs(_output, _BARE).warm_up(_WARM_BUNDLE)
+    between.settle()
 
 
 class WitWorld(wit_world.WitWorld):  # type: ignore[misc]

@@ -357,7 +357,7 @@ class MemoryFiles:
         self.find(path)
         raise failure(errno.EINVAL, path)
 
-    def link(self, source: PathLike, _target: PathLike, **_options: Any) -> None:
+    def link(self, source: PathLike, _target: PathLike, _is_folder: bool = False, **_options: Any) -> None:
         """There are no links."""
         raise failure(errno.EPERM, source)
 

@@ -137,6 +137,9 @@ class Stream(io.TextIOBase):
     def isatty(self) -> bool:
         return False
 
+    def reconfigure(self, **_options: Any) -> None:
+        """Accept what programs like to set (encoding, buffering): lines are told as UTF-8, whatever it is."""
+
 
 def install(output: Output) -> None:
     """Let the interpreter print here."""

@@ -19,6 +19,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from . import reasons
+from .reasons import sentence
+
 _ORIGINAL = builtins.__import__
 _GENERATOR_FLAGS = 0x20 | 0x80 | 0x200
 """CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR: Python wraps their whole body in a handler of its own."""
@@ -27,38 +30,14 @@ _ERROR_ENDINGS = ("Error", "Exception", "Warning")
 _depth = 0
 """Modules of the bundle that are being executed now."""
 _files: set[str] = set()
-_owns: Callable[[str], bool] = set[str]().__contains__
-"""Whether the bundle has a top-level module of that name."""
-
-
-def sentence(name: str) -> str:
-    """Why module ``name`` can't be used, and what can."""
-    top = name.partition(".")[0]
-    if top == "fleet":
-        return f"{name} isn't available on a car: code that runs there can't reach the platform"
-    if top in sys.stdlib_module_names:
-        return f"{top} isn't available on a car: this part of the standard library needs what a sandbox doesn't have"
-    return (
-        f"{top} isn't available on a car: only pure-Python code of yours and the standard library are; "
-        "use those in the functions that run there"
-    )
-
-
-def explain(error: BaseException) -> None:
-    """Put our sentence into a stock ModuleNotFoundError about a module that isn't the developer's own."""
-    if isinstance(error, ModuleNotFoundError) and error.name and not _owns(error.name.partition(".")[0]):
-        name = error.name
-        if str(error).startswith("No module named"):
-            error.msg = sentence(name)
-            error.args = (error.msg,)
 
 
 @contextmanager
 def executing(file: str, owns: Callable[[str], bool]) -> Iterator[None]:
     """While a module of the bundle is executed from ``file``; ``owns`` tells the bundle's own top-level names."""
-    global _depth, _owns
+    global _depth
     _files.add(file)
-    _owns = owns
+    reasons.set_owner(owns)
     if _depth == 0:
         builtins.__import__ = _import
     _depth += 1
@@ -77,7 +56,12 @@ def _import(
         module = _ORIGINAL(name, globals, locals, fromlist or (), level)
     except ImportError:
         # Never in sys.modules: whoever asks there, or imports it later in a try or a function, gets the truth.
-        if level or "*" in (fromlist or ()) or _owns(name.partition(".")[0]) or not _may_stand_in(sys._getframe(1)):
+        if (
+            level
+            or "*" in (fromlist or ())
+            or reasons.owns(name.partition(".")[0])
+            or not _may_stand_in(sys._getframe(1))
+        ):
             raise
         return Placeholder(name) if fromlist else _bound(name)
     if fromlist and level == 0 and name.partition(".")[0] == "fleet" and _may_stand_in(sys._getframe(1)):

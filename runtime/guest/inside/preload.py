@@ -14,10 +14,10 @@ _SKIP = frozenset(
     [
         *("antigravity", "this", "idlelib", "turtle", "turtledemo", "tkinter", "lib2to3", "ensurepip", "venv", "test"),
         *("pydoc_data", "site", "sitecustomize", "usercustomize", "__hello__", "__phello__", "_pyrepl", "msilib"),
-        *("webbrowser", "multiprocessing", "__main__", "pdb", "cProfile"),
+        "__main__",
     ]
 )
-"""Games, GUIs, tests, installers, what acts when imported, and what can't work here."""
+"""Games, GUIs, tests, installers, and what acts when imported."""
 
 _ZONE_MODULES = ("zoneinfo", "zoneinfo._common", "zoneinfo._tzpath", "tzdata")
 

@@ -1,0 +1,99 @@
+"""Why something can't be used in a sandbox, and what can: one sentence for each reason."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+NETWORK = "a sandbox has no network; get the data before the call and pass it as an argument"
+PROCESSES = (
+    "a sandbox is one process and can't start another; call Python functions instead, "
+    "or spread the work over cars with .map()"
+)
+THREADS = (
+    "a sandbox has one thread; call the function directly, use ThreadPoolExecutor (it does the work at once) or asyncio, "
+    "or spread the work over cars with .map()"
+)
+SIGNALS = "no signal reaches a sandbox; limit time with timeout= of the function or asyncio.timeout()"
+NATIVE = "it is native code, and a sandbox runs pure Python only"
+ARRAYS = f'{NATIVE}; use lists and the standard library, or a function with runtime="jax" for work on arrays'
+TERMINAL = "there is no terminal; print() goes to the logs of the call"
+USERS = "a sandbox has neither users nor groups"
+UTC = "the clock of a sandbox shows UTC; use zoneinfo for other time zones"
+FILES = "the files of a sandbox are a plain tree in memory, without links, owners or devices"
+COMPRESSION = "its library isn't part of the sandbox; zlib, gzip and zipfile work"
+PACKAGE = "it is neither yours nor of the standard library; name it in packages=[...] if it is pure Python"
+REMOVED = "a sandbox runs Python 3.14, which doesn't have it any more"
+LACKING = "this part of the standard library needs what a sandbox doesn't have"
+
+_MODULES = {
+    NETWORK: "ssl _ssl requests httpx aiohttp urllib3 httpcore websockets websocket paramiko boto3 botocore psycopg psycopg2 "
+    "pymysql redis pymongo kafka pika grpc nats selenium playwright",
+    ARRAYS: "numpy scipy pandas torch tensorflow sklearn xgboost lightgbm cv2 jax jaxlib numba polars pyarrow cupy keras "
+    "transformers matplotlib",
+    NATIVE: "ctypes _ctypes cffi",
+    PROCESSES: "pty _posixsubprocess psutil",
+    COMPRESSION: "bz2 _bz2 lzma _lzma compression.zstd compression.bz2 compression.lzma _zstd zstandard",
+    FILES: "mmap fcntl resource",
+    TERMINAL: "tkinter turtle curses readline termios tty idlelib syslog _curses _tkinter",
+    USERS: "pwd grp",
+    REMOVED: "aifc asynchat asyncore audioop cgi cgitb chunk crypt distutils imghdr imp lib2to3 mailcap msilib nis nntplib "
+    "ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib",
+    THREADS: "concurrent.interpreters _interpreters",
+}
+_REASONS = {name: reason for reason, names in _MODULES.items() for name in names.split()}
+
+_owns: Callable[[str], bool] = set[str]().__contains__
+
+
+def sentence(name: str) -> str:
+    """Why module ``name`` can't be used, and what can."""
+    top = name.partition(".")[0]
+    if top == "fleet":
+        return f"{name} isn't available on a car: code that runs there can't reach the platform"
+    if reason := _REASONS.get(name) or _REASONS.get(top):
+        return f"{name if name in _REASONS else top} isn't available on a car: {reason}"
+    return f"{top} isn't available on a car: {LACKING if top in sys.stdlib_module_names else PACKAGE}"
+
+
+def owns(top: str) -> bool:
+    """Whether the bundle has a top-level module of that name."""
+    return _owns(top)
+
+
+def set_owner(owner: Callable[[str], bool]) -> None:
+    """``owner`` tells the top-level names of the developer's own modules: for those Python's own words are best."""
+    global _owns
+    _owns = owner
+
+
+def explain(error: BaseException) -> None:
+    """Put our sentence into a stock ModuleNotFoundError about a module that isn't the developer's own."""
+    if isinstance(error, ModuleNotFoundError) and error.name and not _owns(error.name.partition(".")[0]):
+        name = error.name
+        if str(error).startswith("No module named"):
+            error.msg = sentence(name)
+            error.args = (error.msg,)
+
+
+def install() -> None:
+    """Say it where the import fails, for those who look at the error themselves."""
+    # Python asks for this function by name, each time a module isn't loaded yet, and hides frames of this file name.
+    import _frozen_importlib as machinery
+
+    really = machinery._find_and_load  # type: ignore[attr-defined]
+    names: dict[str, Any] = {"really": really, "explain": explain}
+    exec(compile(_FIND_AND_LOAD, "<frozen importlib._bootstrap>", "exec"), names)
+    machinery._find_and_load = names["find_and_load"]  # type: ignore[attr-defined]
+
+
+_FIND_AND_LOAD = """
+def find_and_load(name, import_):
+    try:
+        return really(name, import_)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            explain(error)
+        raise
+"""
