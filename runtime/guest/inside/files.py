@@ -35,10 +35,10 @@ def activate() -> None:
     _files = MemoryFiles()
 
 
-def go_to(folder: str) -> None:
-    """Let relative paths start at ``folder``, whether or not it is still there."""
+def tree() -> MemoryFiles:
+    """This instance's files."""
     assert _files is not None
-    _files.cwd = folder
+    return _files
 
 
 def install() -> None:
