@@ -54,6 +54,8 @@ def sentence(name: str) -> str:
         return f"{name} isn't available on a car: code that runs there can't reach the platform"
     if reason := _REASONS.get(name) or _REASONS.get(top):
         return f"{name if name in _REASONS else top} isn't available on a car: {reason}"
+    if top in sys.stdlib_module_names and top in sys.modules:
+        return f"{name} isn't available on a car: the standard library has no such module"
     return f"{top} isn't available on a car: {LACKING if top in sys.stdlib_module_names else PACKAGE}"
 
 

@@ -80,7 +80,7 @@ def _submit(self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> 
     if self._shutdown:
         raise RuntimeError("cannot schedule new futures after shutdown")
     future: Future[Any] = Future()
-    worker = self.__dict__.get("_worker") or _start_worker(self)
+    worker = self._worker if "_worker" in self.__dict__ else _start_worker(self)
     if worker is None:
         future.set_exception(concurrent.futures.thread.BrokenThreadPool(self._broken))
         return future
