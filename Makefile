@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit chaos bench lock format clean
+.PHONY: help setup demo test check unit chaos bench docs lock format clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -44,6 +44,9 @@ chaos: $(READY)  ## the long chaos run: 2,000 calls while cars leave, die and fr
 
 bench: $(READY)  ## the benchmark table, as JSON too
 	$(BIN)/fleet bench
+
+docs: $(READY)  ## the pages that are made from probes
+	$(BIN)/python -m tests.sandbox.stdlib_page
 
 format: $(READY)  ## format and fix
 	$(BIN)/ruff format .

@@ -22,7 +22,10 @@ TERMINAL = "there is no terminal; print() goes to the logs of the call"
 USERS = "a sandbox has neither users nor groups"
 UTC = "the clock of a sandbox shows UTC; use zoneinfo for other time zones"
 FILES = "the files of a sandbox are a plain tree in memory, without links, owners or devices"
-COMPRESSION = "its library isn't part of the sandbox; zlib, gzip and zipfile work"
+LIBRARY = "the C library behind it isn't part of the sandbox; zlib, gzip, zipfile and sqlite3 work"
+OPENSSL = "it needs OpenSSL, which isn't part of the sandbox; pbkdf2_hmac works"
+INSTALLERS = "nothing can be installed in a sandbox; name what you need in packages=[...]"
+WINDOWS = "it is part of Python on Windows alone"
 PACKAGE = "it is neither yours nor of the standard library; name it in packages=[...] if it is pure Python"
 REMOVED = "a sandbox runs Python 3.14, which doesn't have it any more"
 LACKING = "this part of the standard library needs what a sandbox doesn't have"
@@ -33,10 +36,12 @@ _MODULES = {
     ARRAYS: "numpy scipy pandas torch tensorflow sklearn xgboost lightgbm cv2 jax jaxlib numba polars pyarrow cupy keras "
     "transformers matplotlib",
     NATIVE: "ctypes _ctypes cffi",
-    PROCESSES: "pty _posixsubprocess psutil",
-    COMPRESSION: "bz2 _bz2 lzma _lzma compression.zstd compression.bz2 compression.lzma _zstd zstandard",
+    PROCESSES: "multiprocessing.shared_memory multiprocessing.resource_tracker pty _posixsubprocess psutil",
+    LIBRARY: "bz2 _bz2 lzma _lzma compression.zstd compression.bz2 compression.lzma _zstd dbm.gnu dbm.ndbm _gdbm _dbm",
+    INSTALLERS: "pip setuptools ensurepip venv uv",
+    WINDOWS: "msvcrt nt winreg winsound winloop win32api",
     FILES: "mmap fcntl resource",
-    TERMINAL: "tkinter turtle curses readline termios tty idlelib syslog _curses _tkinter",
+    TERMINAL: "tkinter turtle curses readline termios tty turtledemo idlelib syslog _curses _tkinter",
     USERS: "pwd grp",
     REMOVED: "aifc asynchat asyncore audioop cgi cgitb chunk crypt distutils imghdr imp lib2to3 mailcap msilib nis nntplib "
     "ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib",

@@ -24,7 +24,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-from .reasons import FILES, LACKING, NETWORK, PROCESSES, SIGNALS, TERMINAL, THREADS, USERS, UTC
+from .reasons import FILES, NETWORK, OPENSSL, PROCESSES, SIGNALS, TERMINAL, THREADS, USERS, UTC
 
 HOST_NAME = "sandbox"
 
@@ -45,7 +45,7 @@ _ABSENT = {
         "siginterrupt set_wakeup_fd valid_signals pidfd_send_signal"
     },
     "time": {UTC: "tzset"},
-    "hashlib": {LACKING: "scrypt"},
+    "hashlib": {OPENSSL: "scrypt"},
     "shutil": {FILES: "disk_usage chown"},
 }
 _MULTIPROCESSING = (
