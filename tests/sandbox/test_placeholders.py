@@ -165,7 +165,7 @@ def test_mistakes_of_the_developers_own_stay_errors(bench: Bench) -> None:
 def test_sentences_fit_what_is_missing(bench: Bench) -> None:
     for name, words in [
         ("tkinter", "there is no terminal"),
-        ("venv", "this part of the standard library"),
+        ("venv", "nothing can be installed"),
         ("fleet.testing", "can't reach the platform"),
         ("torch", "a sandbox runs pure Python only"),
         ("attrs", "name it in packages=[...]"),
