@@ -35,6 +35,7 @@ _TELL_BYTES_MAX = {
     wire.ITEMS: limits.PAYLOAD_BYTES_MAX + 8 * limits.CHUNK_ITEMS_MAX,
     wire.LOG: limits.LOG_BYTES_PER_CALL_MAX + 64 * limits.KIB,
     wire.CHECKPOINT: limits.CHECKPOINT_BYTES_MAX,
+    wire.CODE: wire.CODE_BYTES_MAX,
 }
 _ANSWER_BYTES_MAX = limits.PAYLOAD_BYTES_MAX + limits.MIB
 _LOG_HEAD = struct.Struct("<dBI")
@@ -42,6 +43,7 @@ _LARGE_BYTES = 96 * limits.MIB
 _HELD_SHARE = 4
 """Values of ``fleet.put`` that calls don't refer to any more stay in the sandbox as long as all of them, pickled, take no
 more than this part of its memory."""
+_CODES_BYTES_MAX = 4 * wire.CODE_BYTES_MAX
 _MEASURE_S = 0.05
 """A run that took longer may have changed the size of memory enough to look again (0.2 ms)."""
 
@@ -91,6 +93,10 @@ class WasmSandbox:
         self._loaded = ""
         self._used = False
         self._items = 0
+        self._wants_code = False
+        self._codes: dict[str, bytes] = {}
+        """Program -> its compiled modules. An instance says them once, before it looks at an argument: no argument,
+        whatever it makes of that instance, can have a say in what later ones run."""
 
     def prepare(self) -> None:
         """Make the next fresh instance ready, if none is, and free old ones. Call it while idle."""
@@ -117,18 +123,20 @@ class WasmSandbox:
         self._spare = None
         guest.instance.limit(program.memory_bytes)
         module, qualname = program.module.encode(), program.qualname.encode()
-        head = wire.LOAD_HEAD.pack(len(module), len(qualname), len(bundle), len(packages))
+        code = self._codes.get(program.key)
+        code_bytes = wire.NONE if code is None else len(code)
+        head = wire.LOAD_HEAD.pack(len(module), len(qualname), code_bytes, len(bundle), len(packages))
         sizes = struct.pack(f"<{len(packages)}I", *map(len, packages))
         self._guest = guest
         try:
-            problem = guest.ask(wire.LOAD, (head, sizes, module, qualname, bundle, *packages))
+            problem = guest.ask(wire.LOAD, (head, sizes, module, qualname, code or b"", bundle, *packages))
         except BaseException:
             self._drop()
             raise
         if problem:
             self._drop()
             raise BundleDamaged(problem.decode("utf-8", "replace"))
-        self._loaded, self._used = program.key, False
+        self._loaded, self._used, self._wants_code = program.key, False, code is None
 
     def run(self, job: SlotJob) -> SlotResult:
         """Run ``job`` of the loaded program. SandboxTrap if the sandbox ended under it."""
@@ -191,9 +199,20 @@ class WasmSandbox:
             self._host.items(number, data)
         elif what == wire.LOG:
             self._host.log(_lines(data), position)
+        elif what == wire.CODE:
+            self._keep_code(data)
         else:
             self._host.checkpoint(data)
         return 0
+
+    def _keep_code(self, code: bytes) -> None:
+        """Keep what an instance says first, and as many programs as there is room for."""
+        if not self._wants_code:
+            return
+        self._wants_code = False
+        self._codes[self._loaded] = code
+        while sum(map(len, self._codes.values())) > _CODES_BYTES_MAX:
+            del self._codes[next(iter(self._codes))]
 
     def _take(self) -> bytes:
         assert self._guest is not None

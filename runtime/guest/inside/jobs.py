@@ -107,13 +107,14 @@ class Jobs:
         self._keep = keep
         self._module = ""
         self._qualname = ""
+        self._bundle: loader.BundleLoader | None = None
         self._function: Callable[..., Any] | None = None
         self._call = Call()
         self._summary = ""
 
     def load(self, request: memoryview) -> bytes:
         """Take a program. Its code runs only with the first call. Empty, or one sentence on what is wrong."""
-        module_bytes, qualname_bytes, bundle_bytes, packages = wire.LOAD_HEAD.unpack_from(request)
+        module_bytes, qualname_bytes, code_bytes, bundle_bytes, packages = wire.LOAD_HEAD.unpack_from(request)
         at = wire.LOAD_HEAD.size
         sizes = struct.unpack_from(f"<{packages}I", request, at)
         at += 4 * packages
@@ -122,13 +123,14 @@ class Jobs:
         self._qualname = str(request[at : at + qualname_bytes], "utf-8")
         at += qualname_bytes
         parts = []
-        for size in (bundle_bytes, *sizes):
+        for size in (0 if code_bytes == wire.NONE else code_bytes, bundle_bytes, *sizes):
             parts.append(bytes(request[at : at + size]))
             at += size
         request.release()
         wire.drop_large_room()
         try:
-            loader.install(parts[0], self._keep, parts[1:])
+            self._bundle = loader.install(parts[1], self._keep, parts[2:])
+            self._bundle.know(None if code_bytes == wire.NONE else parts[0])
         except Exception as error:  # A damaged zip raises a dozen kinds; the car reports the sentence and tries again.
             return f"the bundle can't be read: {type(error).__name__}: {error}".encode()
         _context.install(self._call)
@@ -160,7 +162,7 @@ class Jobs:
 
     def warm_up(self, bundle: bytes) -> None:
         """Do once what every call does, with a program of nothing, and forget it."""
-        finder = loader.install(bundle, self._keep)
+        self._bundle = finder = loader.install(bundle, self._keep)
         try:
             self._module, self._qualname = loader.MAIN, "f"
             with redirect_stdout(io.StringIO()):
@@ -243,6 +245,8 @@ class Jobs:
             found = found._raw
         self._function = found
         between.settle()
+        if self._bundle is not None and self._bundle.compiled is not None:
+            wire.tell(wire.CODE, wire.NONE, self._bundle.hand_over())
         return cast("Callable[..., Any]", found)
 
     def _failed(self, error: BaseException) -> bytes:

@@ -6,23 +6,28 @@ them. The comment of a zip entry, if any, is the file's name as the developer kn
 
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.resources.abc
 import importlib.util
 import io
 import linecache
+import marshal
 import sys
 import types
 import zipfile
 from collections.abc import Sequence
 from typing import Any
 
-from . import placeholders
+from . import placeholders, wire
 
 MAIN = "__main__"
 MAIN_ALIAS = "__mp_main__"
 """What a script finds as its ``__name__``: not ``__main__``, so that its main block doesn't run here."""
+
+_WORTHWHILE_BYTES = 8192
+"""Less than that is compiled within 5 ms."""
 
 
 class BundleLoader(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
@@ -34,6 +39,25 @@ class BundleLoader(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         self._folders = {
             name[:at] for name in self._entries for at in range(len(name)) if name[at] == "/"
         }  # fmt: skip
+        self._known: dict[str, bytes] = {}
+        """Path -> compiled code, from an earlier instance of the same program."""
+        self.compiled: dict[str, types.CodeType] | None = None
+        """What was compiled here, while somebody wants to have it."""
+
+    def know(self, code: bytes | None) -> None:
+        """Take what ``hand_over`` of an earlier instance gave; None: collect it for later ones."""
+        if code is None:
+            self.compiled = {}
+        elif code:
+            self._known = marshal.loads(code)
+
+    def hand_over(self) -> bytes:
+        """All modules imported so far, compiled; empty if that isn't worth keeping. Compiling a line takes 20 us."""
+        compiled, self.compiled = self.compiled or {}, None
+        if sum(self._entries[path].file_size for path in compiled) < _WORTHWHILE_BYTES:
+            return b""
+        data = marshal.dumps({path: marshal.dumps(code) for path, code in compiled.items()})
+        return data if len(data) <= wire.CODE_BYTES_MAX else b""
 
     def tops(self) -> set[str]:
         """Top-level names that the bundle can be asked to import."""
@@ -88,18 +112,34 @@ class BundleLoader(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         name = module.__name__
         path = self._path_of(name)
         assert path is not None, name
-        data = self._zip.read(self._entries[path])
         shown = self._shown(path)
-        source = importlib.util.decode_source(data)
         for file in {shown, path}:
-            linecache.cache[file] = (len(data), None, source.splitlines(True), file)
-        code = compile(data, shown, "exec", dont_inherit=True)
+            self._show_lines(name, file)
+        code = self._code(path, shown)
         if name == MAIN_ALIAS:
             sys.modules[MAIN] = sys.modules[MAIN_ALIAS] = module
         with placeholders.executing(shown, self.owns):
             exec(code, module.__dict__)
         if name == MAIN_ALIAS:  # It may have put another module in its place, as `python -m` does.
             sys.modules[MAIN] = sys.modules[MAIN_ALIAS]
+
+    def _code(self, path: str, shown: str) -> types.CodeType:
+        """The compiled module at ``path``."""
+        if path in self._known:
+            known: types.CodeType = marshal.loads(self._known[path])
+            return known
+        code = compile(self._zip.read(self._entries[path]), shown, "exec", dont_inherit=True)
+        if self.compiled is not None:
+            self.compiled[path] = code
+        return code
+
+    def _show_lines(self, name: str, file: str) -> None:
+        """Let tracebacks and ``inspect`` find the source under the name ``file``, read when they first ask."""
+        if file.startswith("<"):  # For such a name linecache asks nobody.
+            source = self.get_source(name)
+            linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+        else:
+            linecache.cache[file] = (functools.partial(self.get_source, name),)
 
     def is_package(self, fullname: str) -> bool:
         """Whether the bundle has it as a package."""

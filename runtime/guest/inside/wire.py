@@ -29,13 +29,17 @@ ITEMS = 2
 LOG = 3
 CHECKPOINT = 4
 DEPARTING = 5
+CODE = 8
+"""The modules of the bundle as compiled here, before any argument is looked at. Once, if LOAD asks for it."""
 
 NONE = 0xFFFF_FFFF
 """No position: a single call."""
 
-LOAD_HEAD = struct.Struct("<IIII")
-"""Bytes of the module's name, of the qualified name, of the bundle, and how many packages. Their sizes follow (u32
-each), then all of these in that order."""
+LOAD_HEAD = struct.Struct("<IIIII")
+"""Bytes of the module's name, of the qualified name, of compiled code (NONE: tell CODE), of the bundle, and how many
+packages. Their sizes follow (u32 each), then all of these in that order."""
+
+CODE_BYTES_MAX = 4 << 20
 
 DIGEST_BYTES = 32
 
