@@ -62,7 +62,7 @@ def f():
 
 def test_locks_and_queues_work_in_one_thread(bench: Bench) -> None:
     source = """
-import queue, sched, threading, time
+import multiprocessing, queue, sched, threading, time
 def f():
     lock, again, event, once = threading.Lock(), threading.RLock(), threading.Event(), threading.local()
     with lock:
@@ -88,6 +88,8 @@ def f():
         except queue.Empty: continue
         raise AssertionError(empty)
     threading.Barrier(1).wait()
+    with multiprocessing.Lock(), multiprocessing.get_context("spawn").RLock(): pass
+    assert not multiprocessing.Event().is_set() and multiprocessing.cpu_count() == 1
     rounds, scheduler = [], sched.scheduler()
     for n in (2, 1): scheduler.enter(n / 1000, 1, rounds.append, (n,))
     scheduler.run()

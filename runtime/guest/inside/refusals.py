@@ -5,7 +5,6 @@ every program takes for granted (``socket.socket``, ``subprocess.run``) raises P
 the OSError that such code is prepared for.
 """
 
-# ruff: noqa: SIM905 - lists of names read best as written here
 from __future__ import annotations
 
 import concurrent.futures
@@ -19,6 +18,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -48,10 +48,8 @@ _ABSENT = {
     "hashlib": {OPENSSL: "scrypt"},
     "shutil": {FILES: "disk_usage chown"},
 }
-_MULTIPROCESSING = (
-    "Process Pool Manager Pipe Queue SimpleQueue JoinableQueue Lock RLock Condition Semaphore BoundedSemaphore Event Barrier "
-    "Value Array RawValue RawArray"
-).split()
+_SHARED = "Pool Manager Pipe Queue SimpleQueue JoinableQueue Value Array RawValue RawArray"
+_LOCKS = "Lock RLock Condition Semaphore BoundedSemaphore Event Barrier"
 
 
 def refuse(kind: type[Exception], reason: str) -> Callable[..., Any]:
@@ -131,10 +129,12 @@ def _install_processes() -> None:
     _put(os, "popen", no_process)
     no_worker = refuse(RuntimeError, PROCESSES)
     _put(multiprocessing.process.BaseProcess, "start", no_worker)
-    for name in _MULTIPROCESSING:
-        if name != "Process":  # A class, which may be derived from and run() by hand.
-            _put(multiprocessing.context.BaseContext, name, no_worker)
-            _put(multiprocessing, name, no_worker)
+    for place in (multiprocessing.context.BaseContext, multiprocessing):
+        _put(place, _SHARED, no_worker)
+        for (
+            name
+        ) in _LOCKS.split():  # Packages make such locks in case somebody starts processes; one process needs none.
+            _put(place, name, staticmethod(getattr(threading, name)))
     _put(multiprocessing.pool.ThreadPool, "__init__", refuse(RuntimeError, THREADS))
     _put(concurrent.futures.ProcessPoolExecutor, "__init__", no_worker)
 
