@@ -13,7 +13,7 @@ from typing import Any
 from fleet.protocol import limits
 from fleet.protocol.errors import QueueTimeout, Refused
 from fleet.protocol.messages import CallState
-from fnplatform.dispatcher import cars, chunks, events, granting, leases, reporting
+from fnplatform.dispatcher import cars, chunks, events, granting, leases, reporting, streams
 from fnplatform.dispatcher.events import Action, Commit, Drop, Event, NewCall, Remove, Requeue
 from fnplatform.dispatcher.queues import FunctionQueue, Limit
 from fnplatform.dispatcher.state import Board, Entry, Phase
@@ -43,6 +43,7 @@ class DispatcherCore:
             events.CancelWritten: self._cancel_written,
             events.Vanished: self._vanished,
             events.Checkpointed: self._checkpointed,
+            events.Consumed: lambda event: streams.consumed(self.board, event),
             events.Tick: lambda _event: self._tick(),
         }
 
@@ -147,6 +148,8 @@ class DispatcherCore:
     def _index(self, entry: Entry) -> None:
         board, state = self.board, entry.state
         board.entries[state.tenant, state.call] = entry
+        if state.stream:
+            streams.opened(board, entry)
         board.by_seq[entry.seq] = entry
         if state.group is not None:
             board.groups.setdefault((state.tenant, state.group), {})[state.call] = entry
@@ -292,6 +295,8 @@ class DispatcherCore:
             reporting.finish(board, entry, CallState.SUCCEEDED, (0, 0), "", "")
             self._wake_checks()
             return
+        if entry.state.stream:
+            streams.found(entry, event.parts)
         for number, indices in event.parts:
             entry.remaining = chunks.subtract(entry.remaining, indices)
             entry.next_part = max(entry.next_part, number + 1)
@@ -335,6 +340,7 @@ class DispatcherCore:
             due.not_before = 0.0
             granting.ready(board, due)
         self._expire()
+        streams.idle(board)
         cars.silence(board)
         cars.avoidance(board)
         if board.now_s - board.led_s > limits.CAR_RECORD_TTL_S:

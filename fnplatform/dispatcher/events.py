@@ -163,13 +163,22 @@ class Checkpointed:
 
 
 @dataclass(slots=True)
+class Consumed:
+    """The caller of a generator is there, and has taken ``items`` of it in all."""
+
+    tenant: str
+    call: str
+    items: int
+
+
+@dataclass(slots=True)
 class Tick:
     """Time passed."""
 
 
 Event = (
     Queued | CaughtUp | HelloSaid | Offered | Beaten | Released | Reported | GrantAnswered | Stored | NotStored | Checked
-    | CancelWritten | Vanished | Checkpointed | Tick
+    | CancelWritten | Vanished | Checkpointed | Consumed | Tick
 )  # fmt: skip
 
 
@@ -260,6 +269,15 @@ class Drop:
 
 
 @dataclass(slots=True, eq=False)
+class Credit:
+    """Tell the car how many items of the generator under this lease are consumed in all."""
+
+    car: str
+    counter: int
+    consumed: int
+
+
+@dataclass(slots=True, eq=False)
 class Check:
     """Look whether an outcome (or parts of one) is stored already; answer with Checked."""
 
@@ -275,4 +293,4 @@ class Note:
     fields: dict[str, Any]
 
 
-Action = Grant | Commit | Requeue | Remove | Verdicts | BeatAnswer | Drop | Check | Note
+Action = Grant | Commit | Requeue | Remove | Verdicts | BeatAnswer | Drop | Credit | Check | Note

@@ -71,6 +71,8 @@ def _not_current(board: Board, report: Report, index: int, result: Result, entry
 
 def _is_known(entry: Entry, run: RunOutcome) -> bool:
     """Whether every item that this report names has its result already."""
+    if run.done and entry.state.stream:
+        return run.done[-1][1] < entry.delivered
     return run.done is not None and not chunks.intersect(chunks.normal(run.done), entry.remaining)
 
 
@@ -162,7 +164,7 @@ def record_of(
         call=call.call, app=call.app, function=call.function, version=call.version, state=state, part=entry.next_part,
         final=final, indices=indices, error=error, summary=summary, blob=run.blob if run else None,
         blob_bytes=run.blob_bytes if run else 0, group=call.group, metering=metering, submit_digest=call.digest,
-        items=call.items,
+        items=entry.delivered if call.stream else call.items,
     )  # fmt: skip
 
 
@@ -199,6 +201,8 @@ def requeue(
         "checkpoint": entry.checkpoint,
         "not_before_unix_s": not_before,
     }
+    if entry.state.stream:
+        update |= {"delivered": entry.delivered, "consumed": entry.consumed, "next_part": entry.next_part}
     if entry.started:
         update["expires_unix_s"] = None
     if chunk:
@@ -223,6 +227,7 @@ def finish(board: Board, entry: Entry, outcome: CallState, order: leases.Order, 
     entry.phase = Phase.GONE
     state = entry.state
     board.by_seq.pop(entry.seq, None)
+    board.streams.pop(entry, None)
     entry.queue.calls -= 1
     board.out.append(Remove(entry.seq))
     if board.entries.get((state.tenant, state.call)) is not entry:
@@ -271,7 +276,10 @@ def take_result(board: Board, report: Report, index: int, result: Result, entry:
     elif chunk:
         _chunk_result(board, report, index, result, entry, held)
     elif run.status is RunStatus.PARTIAL:
-        decide(board, report, index, "committed")
+        if entry.state.stream:
+            _stream_part(board, report, index, result, entry, held)
+        else:
+            decide(board, report, index, "committed")
     else:
         unlease(board, entry, "outcome")
         _single_result(board, report, index, result, entry, held)
@@ -282,7 +290,8 @@ def _single_result(board: Board, report: Report, index: int, result: Result, ent
     entry.losses = 0
     error = None
     if run.status is RunStatus.OK:
-        entry.queue.measured(run.run_s)
+        if not entry.state.stream:
+            entry.queue.measured(run.run_s)
         if result.status_byte != 1:
             entry.phase = Phase.ENDING
             record = record_of(board, entry, CallState.SUCCEEDED, run=run, held=held, summary=run.summary)
@@ -302,7 +311,34 @@ def _single_result(board: Board, report: Report, index: int, result: Result, ent
     entry.phase = Phase.ENDING
     dead = f"failed {failures} of {retries.max_attempts} times: {summary or 'exception'}"
     part = b"" if error else result.part
+    if entry.state.stream:
+        dead = ""  # Its caller is there and is told; nobody would take what another run yields.
     push_op(board, entry, Commit(entry, record, part, dead=dead, report=report, index=index))
+
+
+def _stream_part(board: Board, report: Report, index: int, result: Result, entry: Entry, held: Held) -> None:
+    """A generator's next items: a record of their own, in order, and the lease goes on."""
+    run = result.run
+    done = chunks.normal(run.done or [])
+    if not done or done[-1][1] < entry.delivered:
+        if entry.ops:
+            undecided(board, report)  # its first copy is being stored
+        else:
+            decide(board, report, index, "committed")
+        return
+    first, last = done[0]
+    if first > entry.delivered:
+        undecided(board, report)  # what comes before it is on its way again
+        return
+    if len(done) > 1 or first < entry.delivered:
+        unlease(board, entry, "drop")
+        lose(board, entry, "its items don't follow those before", report=report, index=index)
+        return
+    entry.losses = 0
+    record = record_of(board, entry, CallState.RUNNING, final=False, indices=done, run=run, held=held)
+    entry.next_part += 1
+    entry.delivered = last + 1
+    push_op(board, entry, Commit(entry, record, result.part, done, report=report, index=index))
 
 
 def _chunk_result(board: Board, report: Report, index: int, result: Result, entry: Entry, held: Held) -> None:

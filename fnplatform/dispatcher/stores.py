@@ -244,7 +244,9 @@ class Store:
         while not self._host.over:
             try:
                 final = await self._js.get_last(STREAM_OUTCOMES, wire.outcome_subject(state))
-                if final is None and state.items is not None:
+                if final is None and state.stream:
+                    parts = [part for part in map(_part_of, await self._last_part(state)) if part is not None]
+                elif final is None and state.items is not None:
                     parts = [part for part in map(_part_of, await self._stored_parts(state)) if part is not None]
                 saved = None
                 if final is None and state.items is None:
@@ -258,6 +260,12 @@ class Store:
         if final is not None:
             self._push(state, final.data)
         self._host.tell(Checked(action.entry, action.seq, final is not None, parts, saved is not None))
+
+    async def _last_part(self, state: InvocationState) -> list[StoredMessage]:
+        """The newest part of a generator: they are stored in order, so it says how far all of them reach."""
+        pattern = OUTCOME_PART.wildcard(tenant=state.tenant, app=state.app, function=state.function, call=state.call)
+        last = await self._js.get_last(STREAM_OUTCOMES, pattern)
+        return [last] if last is not None else []
 
     async def _stored_parts(self, state: InvocationState) -> list[StoredMessage]:
         pattern = OUTCOME_PART.wildcard(tenant=state.tenant, app=state.app, function=state.function, call=state.call)

@@ -72,6 +72,7 @@ class Term:
             events.Verdicts: self._hearing.verdicts,
             events.BeatAnswer: self._hearing.beat_answer,
             events.Drop: granter.drop,
+            events.Credit: granter.credit,
             events.Check: store.check,
             events.Note: lambda note: history.write(note.kind, **note.fields),
         }

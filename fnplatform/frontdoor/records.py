@@ -167,7 +167,7 @@ class Records:
             part += 1
             if size >= REPLY_BYTES:
                 return found, True, True
-        if final is not None and part_from <= final[0].part:
+        if final is not None:  # Also behind its number: who cancels a call doesn't know how many parts there are.
             if found and size + len(final[1]) > REPLY_BYTES:
                 return found, True, True
             found.append(final[1])

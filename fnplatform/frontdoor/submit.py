@@ -87,6 +87,8 @@ def check_arguments(call: SubmitCall, part: memoryview) -> None:
         raise PayloadTooLarge(
             f"arguments of {call.payload_bytes} bytes are over the limit of {limits.PAYLOAD_BYTES_MAX} bytes"
         )
+    if call.stream and call.items is not None:
+        raise ProtocolError("a generator call is no chunk")
     if call.blob:
         if len(part):
             raise ProtocolError("a call whose arguments are a blob carries none inline")
@@ -114,6 +116,7 @@ def state_of(
         submitted_unix_s=unix_s,
         expires_unix_s=None if manifest.queue_timeout_s is None else unix_s + manifest.queue_timeout_s,
         items=items, pending=None if items is None else [(0, items - 1)], group=call.group, refs=call.refs,
+        stream=call.stream,
     )  # fmt: skip
 
 

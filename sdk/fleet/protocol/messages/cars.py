@@ -97,7 +97,8 @@ class LeaseGrant(Message):
     """One granted call; its part holds the arguments (empty: fetch ``blob`` under the lease).
 
     ``item_numbers``: ranges of the chunk's items in the part, None for a single call. ``refs``, and the program's bundle
-    and packages, are fetched under the lease, too, unless the car has them.
+    and packages, are fetched under the lease, too, unless the car has them. ``stream``: a generator, of which
+    ``skip`` items are stored and ``consumed`` of them taken; its PARTIAL outcomes go on with item ``skip``.
     """
 
     lease: Lease
@@ -112,6 +113,9 @@ class LeaseGrant(Message):
     exact: bool = False
     blob: Digest | None = None
     payload_bytes: int = 0
+    stream: bool = False
+    skip: int = 0
+    consumed: int = 0
     checkpoint: bool = False
     """A part with the saved state follows directly behind the arguments."""
     departures: int = 0
@@ -138,6 +142,12 @@ class CarCancel(Message):
     """Kill what runs under these leases."""
 
     counters: list[int]
+
+
+class CarCredit(Message):
+    """How many items of a generator its caller has taken in all, by the counter of the lease."""
+
+    consumed: dict[int, int]
 
 
 class RunStatus(enum.StrEnum):
