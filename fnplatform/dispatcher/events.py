@@ -114,7 +114,7 @@ class GrantAnswered:
 
 @dataclass(slots=True)
 class Stored:
-    """A Commit or Requeue is durable. ``seq``: the invocation's new sequence (Requeue)."""
+    """A Commit or Requeue is durable. ``seq``: of the record, or the invocation's new one."""
 
     op: Commit | Requeue
     seq: int = 0
@@ -169,6 +169,8 @@ class Consumed:
     tenant: str
     call: str
     items: int
+    part: int = 0
+    """Parts below this one are with the caller."""
 
 
 @dataclass(slots=True)
@@ -278,6 +280,14 @@ class Credit:
 
 
 @dataclass(slots=True, eq=False)
+class Discard:
+    """Remove the parts of a generator that are stored before message ``seq``."""
+
+    entry: Entry
+    seq: int
+
+
+@dataclass(slots=True, eq=False)
 class Check:
     """Look whether an outcome (or parts of one) is stored already; answer with Checked."""
 
@@ -293,4 +303,4 @@ class Note:
     fields: dict[str, Any]
 
 
-Action = Grant | Commit | Requeue | Remove | Verdicts | BeatAnswer | Drop | Credit | Check | Note
+Action = Grant | Commit | Requeue | Remove | Verdicts | BeatAnswer | Drop | Credit | Discard | Check | Note

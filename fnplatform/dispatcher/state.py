@@ -101,6 +101,8 @@ class Entry:
     """Items of a generator that its caller has taken."""
     consumer_s: float = 0.0
     """When the caller of a generator was last heard."""
+    parts: list[tuple[int, int, int]] = field(default_factory=list)
+    """Parts of a generator that this leader stored and that weren't removed: number, sequence, bytes."""
     not_before: float = 0.0
     ops: list[Commit | Requeue] = field(default_factory=list)
     """What has to become durable, one after another."""

@@ -6,13 +6,17 @@ What a caller has taken is soft state: it says so again and again, and a new lea
 from __future__ import annotations
 
 from fleet.protocol.errors import CallCancelled
-from fleet.protocol.limits import STREAM_IDLE_S
+from fleet.protocol.limits import MIB, STREAM_IDLE_S
 from fleet.protocol.messages import CallState
 from fnplatform.dispatcher import reporting
 from fnplatform.dispatcher.chunks import Ranges
-from fnplatform.dispatcher.events import Consumed, Credit, Drop
+from fnplatform.dispatcher.events import Consumed, Credit, Discard, Drop
 from fnplatform.dispatcher.granting import unlease
 from fnplatform.dispatcher.state import Board, Entry, Phase
+
+DISCARD_PARTS = 64
+DISCARD_BYTES = 16 * MIB
+"""Parts that the caller has are removed in lots of so many, or so large ones."""
 
 
 def opened(board: Board, entry: Entry) -> None:
@@ -30,11 +34,29 @@ def consumed(board: Board, event: Consumed) -> None:
     board.streams.pop(entry)
     board.streams[entry] = None
     # Not more than was delivered: however far a caller claims to be, the car keeps no more than a window unreported.
-    items = min(event.items, entry.delivered)
-    if items > entry.consumed:
-        entry.consumed = items
-        if entry.lease is not None:
-            board.out.append(Credit(entry.lease.car.name, entry.lease.lease.counter, items))
+    entry.consumed = max(entry.consumed, min(event.items, entry.delivered))
+    if entry.lease is not None:  # Also where it is nothing new: what was told before may have got lost.
+        board.out.append(Credit(entry.lease.car.name, entry.lease.lease.counter, entry.consumed))
+    _discard(board, entry, event.part)
+
+
+def stored(entry: Entry, part: int, seq: int, size_bytes: int) -> None:
+    """A part is stored, as message ``seq`` of the stream."""
+    entry.parts.append((part, seq, size_bytes))
+
+
+def _discard(board: Board, entry: Entry, part: int) -> None:
+    """Let go of parts below ``part``, which the caller has, when they are many. The newest one stays: it says how far
+    the generator is."""
+    count = size_bytes = 0
+    for number, _, one_bytes in entry.parts:
+        if number >= part or count == len(entry.parts) - 1:
+            break
+        count += 1
+        size_bytes += one_bytes
+    if count >= DISCARD_PARTS or size_bytes >= DISCARD_BYTES:
+        del entry.parts[:count]
+        board.out.append(Discard(entry, entry.parts[0][1]))
 
 
 def found(entry: Entry, parts: list[tuple[int, Ranges]]) -> None:

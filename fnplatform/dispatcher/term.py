@@ -73,6 +73,7 @@ class Term:
             events.BeatAnswer: self._hearing.beat_answer,
             events.Drop: granter.drop,
             events.Credit: granter.credit,
+            events.Discard: store.discard,
             events.Check: store.check,
             events.Note: lambda note: history.write(note.kind, **note.fields),
         }

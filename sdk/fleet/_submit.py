@@ -265,7 +265,7 @@ class Submitter:
             return
         if ticket.take(record, part):
             ticket.asked_s = time.monotonic()
-        if ticket.complete:
+        if ticket.complete or ticket.done:
             self._finish(ticket, None)
         elif ticket.lacks:
             self._ask_result(ticket)  # a part went missing on the way
