@@ -14,6 +14,8 @@ from fleet.protocol.window import StreamWindow
 HELD_BYTES_MAX = 512 * MIB
 """Once leases keep more than this in memory, no more are taken until some have ended."""
 
+WAITS_CHECK_S = 0.25
+"""The end of a generator moves on while it waits for its consumer: it is looked at this often."""
 Bytes = bytes | bytearray | memoryview
 Ranges = list[tuple[int, int]]
 Key = tuple[int, int]
@@ -176,8 +178,11 @@ class Job:
         self.buffer, self.buffer_bytes = [], 0
         return numbers, packed
 
-    def deadline_s(self, now_s: float, seen_s: float | None) -> float:
-        """When this job, the first of its slot, or its present item (begun at ``seen_s``) has run out of time."""
+    def out_of_time(self, now_s: float, seen_s: float | None) -> bool:
+        """Whether this job, the first of its slot, or its present item (begun at ``seen_s``) ran longer than it may.
+
+        Else notes when to look again.
+        """
         timeout_s = self.grant.program.timeout_s
         assert self.started_s is not None, "the first job of a slot has a start"
         started_s = self.started_s
@@ -186,7 +191,9 @@ class Job:
         # A guest that only claims to have begun another item gains no more than the chunk's whole time.
         end_s = min(started_s + timeout_s, self.started_s + timeout_s * (self.items or 1))
         waits_s = 0.0 if self.waits_since_s is None else now_s - self.waits_since_s
-        return end_s + self.waited_s + waits_s
+        end_s += self.waited_s + waits_s
+        self.check_s = end_s if self.waits_since_s is None else max(end_s, now_s + WAITS_CHECK_S)
+        return now_s >= end_s
 
     def culprit(self, position: int | None) -> int | None:
         """Number of the item that was running, None if it isn't known for sure.
@@ -219,6 +226,6 @@ class Job:
         """What came of it. Not validated: it is made of our own values, on the hot path."""
         return RunOutcome.model_construct(
             lease=self.grant.lease, status=status, done=done, message=message, summary=summary, blob=None, blob_bytes=0,
-            culprit=culprit, slot=self.slot or "",
+            culprit=culprit, slot=self.slot or "", items=0 if self.window is None else self.grant.skip + self.finished,
             started_unix_s=self.started_unix_s, finished_unix_s=unix_s, run_s=run_s, memory_bytes=memory_bytes,
         )  # fmt: skip

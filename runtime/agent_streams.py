@@ -56,7 +56,7 @@ class Streams:
             if job.waits_since_s is not None and not job.window.full:
                 job.waited_s += work.now_s - job.waits_since_s
                 job.waits_since_s = None
-                job.check_s = job.deadline_s(work.now_s, None)
+                job.out_of_time(work.now_s, None)
             if job.slot is not None:
                 work.out.append(t.GiveCredit(job.slot, job.run, consumed))
 

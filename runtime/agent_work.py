@@ -24,7 +24,6 @@ assert PARTIAL_BYTES < INLINE_RESULT_BYTES_MAX
 CANCEL_GRACE_S = 0.1
 """A call that was cancelled while it waited behind another in its slot is killed when it runs longer than this: most
 are shorter, and killing costs a process."""
-WAITS_CHECK_S = 0.25
 START_AGAIN_S_MIN = 0.1
 START_AGAIN_S_MAX = 5.0
 NEVER = float("inf")
@@ -322,15 +321,11 @@ class Work:
         if self.now_s >= job.kill_s:
             self._replace(slot)
             return
-        if self.now_s >= job.check_s:
-            job.check_s = deadline_s = job.deadline_s(self.now_s, seen.started_s if seen is not None else None)
-            if job.waits_since_s is not None:
-                job.check_s = max(deadline_s, self.now_s + WAITS_CHECK_S)
-            if self.now_s >= deadline_s:
-                message = f"ran longer than timeout={job.grant.program.timeout_s:g} s"
-                self._finish(job, RunStatus.TIMEOUT, position=seen.position if seen else None, message=message)
-                self._replace(slot)
-                return
+        if self.now_s >= job.check_s and job.out_of_time(self.now_s, seen.started_s if seen is not None else None):
+            message = f"ran longer than timeout={job.grant.program.timeout_s:g} s"
+            self._finish(job, RunStatus.TIMEOUT, position=seen.position if seen else None, message=message)
+            self._replace(slot)
+            return
         if job.buffer and self.now_s >= job.partial_s + PARTIAL_S:
             self.report(job)
 

@@ -192,6 +192,8 @@ def take_result(board: Board, report: Report, index: int, result: Result, entry:
             _stream_part(board, report, index, result, entry, held)
         else:
             decide(board, report, index, "committed")
+    elif entry.state.stream and run.items > entry.delivered:
+        undecided(board, report)  # its last items are on their way again
     else:
         unlease(board, entry, "outcome")
         _single_result(board, report, index, result, entry, held)

@@ -179,6 +179,7 @@ class Function(Generic[P, R]):
         self._app = app
         self._ref = ref
         self.options = options
+        self.yields = _generators.is_generator(raw)
         if raw is not None:
             functools.update_wrapper(cast(Any, self), raw)
             made = collected.get()
@@ -236,11 +237,6 @@ class Function(Generic[P, R]):
 
     remote_gen = _generators.RemoteGenOf()
     """Runs a generator function on a car and iterates what it yields, as it yields."""
-
-    @functools.cached_property
-    def yields(self) -> bool:
-        """Whether it is a generator function, with or without ``async``."""
-        return _generators.is_generator(self._raw)
 
     def with_options(self, **options: Unpack[FunctionOptions]) -> Function[P, R]:
         """A copy with ``options`` changed; InvalidOption names what is allowed."""

@@ -167,13 +167,15 @@ class RunStatus(enum.StrEnum):
 class RunOutcome(Message):
     """What came of one lease. Part: result bytes (single), or ``pack_items`` of the items in ``done`` in order.
 
-    For TIMEOUT and TRAP of a chunk ``culprit`` is the item that was running, None if it isn't known exactly.
+    For TIMEOUT and TRAP of a chunk ``culprit`` is the item that was running, None if it isn't known exactly. ``items``, when
+    a generator ends: how many items there are before this outcome, those of earlier leases included.
     """
 
     lease: Lease
     status: RunStatus
     done: list[tuple[int, int]] | None = None
     culprit: int | None = None
+    items: int = 0
     message: str = ""
     summary: str = ""
     blob: Digest | None = None
