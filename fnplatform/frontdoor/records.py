@@ -86,7 +86,9 @@ def status_of_record(record: OutcomeRecord) -> CallStatus:
     metering = record.metering
     return CallStatus(
         call=record.call, state=record.state, app=record.app, function=record.function, version=record.version,
-        group=record.group, items=record.items, attempt=metering.attempt if metering else 0,
+        group=record.group, items=record.items,
+        items_done=(record.items or 0) if record.state is CallState.SUCCEEDED else 0,
+        attempt=metering.attempt if metering else 0,
         submitted_unix_s=metering.submitted_unix_s if metering else 0.0,
         finished_unix_s=metering.finished_unix_s if metering else None, car=metering.car if metering else None,
         error=record.error.message if record.error else record.summary,

@@ -145,9 +145,10 @@ class Client:
     # --- calls
 
     def ticket_of(
-        self, bound: Bound, payload: bytes, items: int | None = None, group: str | None = None, call: str | None = None
-    ) -> Ticket:
-        """A call or chunk with its arguments packed already."""
+        self, bound: Bound, payload: bytes, items: int | None = None, group: str | None = None, call: str | None = None,
+        stream: bool = False,
+    ) -> Ticket:  # fmt: skip
+        """A call or chunk with its arguments packed already; for ``stream`` a StreamTicket."""
         submit = SubmitCall(
             call=call or new_call_id(),
             app=bound.app,
@@ -157,18 +158,10 @@ class Client:
             payload_bytes=len(payload),
             items=items,
             group=group,
+            stream=stream,
             refs=[BlobRef(digest=ref.digest, size_bytes=ref.size_bytes) for ref in refs_of(payload).values()],
         )
-        ticket = Ticket(submit.call, submit, payload)
-        if bound.manifest is not None:
-            ticket.renew = lambda: self._renew(ticket, bound)
-        return ticket
-
-    def stream_of(self, bound: Bound, payload: bytes) -> StreamTicket:
-        """A generator call."""
-        single = self.ticket_of(bound, payload)
-        assert single.submit is not None
-        ticket = StreamTicket(single.call, single.submit.model_copy(update={"stream": True}), payload)
+        ticket = (StreamTicket if stream else Ticket)(submit.call, submit, payload)
         if bound.manifest is not None:
             ticket.renew = lambda: self._renew(ticket, bound)
         return ticket

@@ -77,6 +77,7 @@ def describe(function: Function[Any, Any], app: str) -> tuple[Manifest, Bundle]:
         queue_timeout_s=options.queue_timeout_s,
         max_concurrency=options.max_concurrency,
         result_ttl_s=options.result_ttl_s,
+        yields=function.yields,
         signature=signature_text(function),
         doc=(inspect.getdoc(function._raw) or "").strip()[:TEXT_CHARS_MAX],
         python=f"{sys.version_info.major}.{sys.version_info.minor}",

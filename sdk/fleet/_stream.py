@@ -194,7 +194,8 @@ class AsyncStream(AsyncIterator[Y_co], Generic[Y_co]):
 
 
 def _start(client: Client, bound: Bound, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Items:
-    ticket = client.stream_of(bound, bound.pickler.dumps(args, kwargs))
+    ticket = client.ticket_of(bound, bound.pickler.dumps(args, kwargs), stream=True)
+    assert isinstance(ticket, StreamTicket)
     client.submit(ticket)
     client.tell_position(ticket)
     return _Items(client, ticket, f"call {ticket.call} of {bound.app}.{bound.function}")

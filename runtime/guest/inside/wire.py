@@ -17,13 +17,12 @@ PROBE = 3
 """Answer with the sha256 of the request's size as u32, little endian: the host looks where in its memory that lies."""
 START = 4
 """Become an instance: what must not be the same in all of them. Once, after PROBE and before LOAD."""
-STREAM = 5
-"""As RUN, for a generator: STREAM_HEAD, then what RUN takes."""
-
 HOLD = 5
 """Keep a value of ``fleet.put``: its digest (DIGEST_BYTES), then its pickle."""
 DROP = 6
 """Forget such values: their digests, one behind the other."""
+STREAM = 7
+"""As RUN, for a generator: STREAM_HEAD, then what RUN takes."""
 
 # What the guest says (``tell``).
 PROGRESS = 1
