@@ -179,9 +179,12 @@ class JetStream:
             if not page or len(found) >= answer.get("total", 0):
                 return found
 
-    async def purge(self, stream: str, subject_filter: str) -> int:
+    async def purge(self, stream: str, subject_filter: str, *, before_seq: int | None = None) -> int:
         """Remove every message of the filter; how many."""
-        answer = await self.api(f"STREAM.PURGE.{stream}", {"filter": subject_filter})
+        body: dict[str, Any] = {"filter": subject_filter}
+        if before_seq is not None:
+            body["seq"] = before_seq
+        answer = await self.api(f"STREAM.PURGE.{stream}", body)
         return int(answer.get("purged", 0))
 
     async def delete_seq(self, stream: str, seq: int) -> bool:

@@ -22,7 +22,7 @@ import anyio.abc
 
 from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError, Refused
 from fleet.protocol.frames import unpack
-from fleet.protocol.messages import CarCancel, GrantReply, GrantRequest, Simulate, SimulateReply, WireError
+from fleet.protocol.messages import CarCancel, CarCredit, GrantReply, GrantRequest, Simulate, SimulateReply, WireError
 from fleet.protocol.subjects import TO_CAR, ToCarVerb
 from fleet.transport import Bus, Request
 from runtime import agent_types as t
@@ -34,7 +34,7 @@ from runtime.agent_link import ControlLink
 from runtime.agent_state import AgentCore
 from runtime.bundles import BundleCache
 from runtime.signals.model import Clock, Signals, SignalSource, SystemClock
-from runtime.slot_wire import Progress, SlotJob, SlotProgram
+from runtime.slot_wire import Progress, SlotJob, SlotProgram, StreamStart
 
 log = logging.getLogger("fleet.car")
 
@@ -52,6 +52,8 @@ class SlotPort(Protocol):
     def load(self, program: SlotProgram, bundle: bytes, packages: list[bytes]) -> None: ...
 
     def run(self, job: SlotJob) -> None: ...
+
+    def credit(self, job: int, consumed: int) -> None: ...
 
     def set_departing(self, departing: bool) -> None: ...
 
@@ -112,8 +114,8 @@ class Agent:
         self._error: BaseException | None = None
         self._do: dict[type, Callable[[Any], None]] = {
             t.StartSlot: self._start_slot, t.KillSlots: self._kill_slots, t.RunJob: self._run_job,
-            t.SetDeparting: self._set_departing, t.FetchJob: self._fetch_job, t.PutBlob: self._put_blob,
-            **self._link.actions,
+            t.SetDeparting: self._set_departing, t.GiveCredit: self._give_credit, t.FetchJob: self._fetch_job,
+            t.PutBlob: self._put_blob, **self._link.actions,
         }  # fmt: skip
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -228,6 +230,8 @@ class Agent:
                 self._on_grant(request)
             elif verb in (ToCarVerb.CANCEL, ToCarVerb.DROP):
                 self.feed(t.Dropped(tuple(unpack(request.data, CarCancel)[0].counters)))
+            elif verb == ToCarVerb.CREDIT:
+                self.feed(t.Credited(unpack(request.data, CarCredit)[0].consumed))
             elif verb == ToCarVerb.REFRESH:
                 self.feed(t.Refresh())
             elif verb == ToCarVerb.SIMULATE:
@@ -279,7 +283,10 @@ class Agent:
                     self._link.lines(job.lease, event.lines)
             case slot_events.Checkpoint():
                 if (job := self._running(slot_id, event.job)) is not None:
-                    self._link.checkpoint(job.lease, event.state)
+                    if job.window is not None:
+                        self.feed(t.SlotSaved(slot_id, event.job, event.state))
+                    else:
+                        self._link.checkpoint(job.lease, event.state)
             case slot_events.Ready():
                 log.info("slot %s ready after %.0f ms", slot_id, event.start_s * 1000)
                 self.feed(t.SlotReady(slot_id, event.layers.held, event.layers.missing))
@@ -351,8 +358,13 @@ class Agent:
                 car=self.config.pseudonym(grant.tenant), timeout_s=grant.program.timeout_s, items=job.items,
                 item_numbers=grant.item_numbers, item_attempts=grant.item_attempts, exact=grant.exact,
                 checkpoint=job.checkpoint, refs=job.refs or {},
+                stream=None if job.window is None else StreamStart(grant.skip, job.window.consumed),
             )
         )  # fmt: skip
+
+    def _give_credit(self, action: t.GiveCredit) -> None:
+        if action.slot in self.slots:
+            self.slots[action.slot].credit(action.run, action.consumed)
 
     def _set_departing(self, action: t.SetDeparting) -> None:
         for slot_id in action.slots:

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.limits import MIB
 from fleet.protocol.messages import Lease, LeaseGrant, RunOutcome, RunStatus
+from fleet.protocol.window import StreamWindow
 
 HELD_BYTES_MAX = 512 * MIB
 """Once leases keep more than this in memory, no more are taken until some have ended."""
 
+WAITS_CHECK_S = 0.25
+"""The end of a generator moves on while it waits for its consumer: it is looked at this often."""
 Bytes = bytes | bytearray | memoryview
 Ranges = list[tuple[int, int]]
 Key = tuple[int, int]
@@ -49,6 +52,15 @@ def items_in(packed: Bytes) -> int:
     if len(packed) < 4 + 4 * count:
         raise ProtocolError("an item list is cut short")
     return count
+
+
+def sizes_in(packed: Bytes) -> tuple[int, ...]:
+    """The size of each packed item in bytes; ProtocolError where they don't add up."""
+    count = items_in(packed)
+    sizes = struct.unpack_from(f"<{count}I", packed, 4)
+    if sum(sizes) != len(packed) - 4 - 4 * count:
+        raise ProtocolError("an item list doesn't add up to its length")
+    return sizes
 
 
 def join_items(packed: Sequence[Bytes]) -> bytes:
@@ -98,10 +110,21 @@ class Job:
     buffer_bytes: int = 0
     partial_s: float = 0.0
     """When the last PARTIAL was made."""
+    window: StreamWindow | None = None
+    """Of a generator: how far it may run ahead."""
+    acked: int = 0
+    """Of a generator: items whose results are stored."""
+    saved: tuple[int, Bytes] | None = field(default=None, repr=False)
+    """Of a generator: its last checkpoint and the items before it. It counts for nothing until they are stored."""
+    waits_since_s: float | None = None
+    """Since when a generator waits for its consumer, as far as is known here."""
+    waited_s: float = 0.0
 
     def __post_init__(self) -> None:
         grant = self.grant
-        if grant.item_numbers is not None:
+        if grant.stream:
+            self.window = StreamWindow(grant.skip, grant.consumed)
+        elif grant.item_numbers is not None:
             self.items = count_of(grant.item_numbers)
         if grant.refs or grant.blob is not None:
             self.weight_bytes = grant.payload_bytes + sum(ref.size_bytes for ref in grant.refs)
@@ -128,7 +151,13 @@ class Job:
     def add_items(self, first: int, packed: Bytes) -> None:
         """Take finished items; ProtocolError where they aren't the next ones of this chunk."""
         count = items_in(packed)
-        if self.items is None or first != self.finished or first + count > self.items:
+        if self.window is not None:
+            if first != self.finished or (count and self.window.full):
+                raise ProtocolError(
+                    f"items from {first} on don't follow {self.finished}, or run ahead of who wants them"
+                )
+            self.window.add(sizes_in(packed))
+        elif self.items is None or first != self.finished or first + count > self.items:
             raise ProtocolError(f"items {first} to {first + count} don't follow {self.finished} of {self.items}")
         if count:
             self.finished += count
@@ -137,14 +166,34 @@ class Job:
 
     def take_items(self) -> tuple[Ranges, bytes]:
         """Numbers and results of the items that aren't in the outbox yet."""
-        assert self.grant.item_numbers is not None, "a single call has no items"
         if not self.buffer:
             return [], b""
-        numbers = cut(self.grant.item_numbers, self.sent, self.finished - self.sent)
+        if self.window is not None:
+            numbers = [(self.grant.skip + self.sent, self.grant.skip + self.finished - 1)]
+        else:
+            assert self.grant.item_numbers is not None, "a single call has no items"
+            numbers = cut(self.grant.item_numbers, self.sent, self.finished - self.sent)
         packed = join_items(self.buffer)
         self.sent = self.finished
         self.buffer, self.buffer_bytes = [], 0
         return numbers, packed
+
+    def out_of_time(self, now_s: float, seen_s: float | None) -> bool:
+        """Whether this job, the first of its slot, or its present item (begun at ``seen_s``) ran longer than it may.
+
+        Else notes when to look again.
+        """
+        timeout_s = self.grant.program.timeout_s
+        assert self.started_s is not None, "the first job of a slot has a start"
+        started_s = self.started_s
+        if seen_s is not None and started_s <= seen_s <= now_s:
+            started_s = seen_s
+        # A guest that only claims to have begun another item gains no more than the chunk's whole time.
+        end_s = min(started_s + timeout_s, self.started_s + timeout_s * (self.items or 1))
+        waits_s = 0.0 if self.waits_since_s is None else now_s - self.waits_since_s
+        end_s += self.waited_s + waits_s
+        self.check_s = end_s if self.waits_since_s is None else max(end_s, now_s + WAITS_CHECK_S)
+        return now_s >= end_s
 
     def culprit(self, position: int | None) -> int | None:
         """Number of the item that was running, None if it isn't known for sure.
@@ -177,6 +226,6 @@ class Job:
         """What came of it. Not validated: it is made of our own values, on the hot path."""
         return RunOutcome.model_construct(
             lease=self.grant.lease, status=status, done=done, message=message, summary=summary, blob=None, blob_bytes=0,
-            culprit=culprit, slot=self.slot or "",
+            culprit=culprit, slot=self.slot or "", items=0 if self.window is None else self.grant.skip + self.finished,
             started_unix_s=self.started_unix_s, finished_unix_s=unix_s, run_s=run_s, memory_bytes=memory_bytes,
         )  # fmt: skip

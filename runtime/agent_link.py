@@ -13,7 +13,7 @@ from typing import Any
 
 from fleet.protocol.errors import FleetUnavailable, ProtocolError
 from fleet.protocol.frames import pack, unpack
-from fleet.protocol.limits import BEAT_S, CHECKPOINT_BYTES_MAX, REQUEST_S
+from fleet.protocol.limits import BEAT_S, REQUEST_S, SAVED_BYTES_MAX
 from fleet.protocol.messages import (
     Beat,
     BeatReply,
@@ -53,6 +53,7 @@ class ControlLink:
         self._killed_s = 0.0
         self.actions: dict[type, Callable[[Any], None]] = {
             t.ReplyGrant: self._reply_grant, t.SendHello: self._send_hello, t.SendOffer: self._send_offer,
+            t.SendCheckpoint: lambda action: self.checkpoint(action.lease, action.state),
             t.SendBeat: self._send_beat, t.SendRelease: self._send_release, t.SendReport: self._send_report,
         }  # fmt: skip
 
@@ -68,7 +69,7 @@ class ControlLink:
 
     def checkpoint(self, lease: Lease, state: Bytes) -> None:
         """Forward what a function saved; what is too large is not kept."""
-        if len(state) <= CHECKPOINT_BYTES_MAX:
+        if len(state) <= SAVED_BYTES_MAX:
             self._send(CarVerb.CHECKPOINT, pack(CheckpointPut.model_construct(lease=lease), [state]))
 
     async def close(self) -> None:

@@ -63,7 +63,8 @@ class AgentCore:
             t.HelloAnswered: self._on_hello_answered, t.BeatAnswered: self._on_beat_answered,
             t.ReleaseAnswered: self._on_release_answered, t.Verdicts: work.on_verdicts,
             t.BlobStored: work.on_blob_stored, t.BlobRefused: work.on_blob_refused, t.SlotReady: self._on_slot_ready,
-            t.SlotItems: work.on_slot_items, t.SlotDone: work.on_slot_done, t.SlotTrapped: work.on_slot_trapped,
+            t.SlotItems: work.on_slot_items, t.SlotSaved: work.streams.on_saved, t.Credited: work.streams.on_credited,
+            t.SlotDone: work.on_slot_done, t.SlotTrapped: work.on_slot_trapped,
             t.SlotFailed: work.on_slot_failed, t.SlotExited: self._on_slot_exited, t.Stop: self._on_stop,
         }  # fmt: skip
 
@@ -137,8 +138,11 @@ class AgentCore:
         slots = work.pool.in_kill_order()
         self._leaving = {slot.id for slot in slots}
         work.kill(slots, departure=True)
-        leases = tuple(job.lease for job in work.give_up_all())
+        jobs = work.give_up_all()
+        leases = tuple(job.lease for job in jobs)
         work.flush(all_now=True)
+        for job in jobs:
+            work.streams.save(job)
         if self._release is not None and not self._release_answered:
             leases = self._release.leases + leases
         self._told_slots = 0  # a release says so

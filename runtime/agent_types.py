@@ -130,6 +130,13 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Credited:
+    """How many items of generators their callers have taken, by the counters of their leases."""
+
+    consumed: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Refresh:
     """The control plane wants to hear hello again."""
 
@@ -193,6 +200,15 @@ class SlotItems:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotSaved:
+    """The generator of run ``run`` saved a checkpoint, behind the items that were told before."""
+
+    slot: str
+    run: int
+    state: Bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SlotDone:
     """Run ``run`` ended; ``result`` is a single call's bytes or the chunk's rest from ``first`` (``pack_items``)."""
 
@@ -239,8 +255,8 @@ class Stop:
 
 Event = (
     SignalHeard | Connected | Disconnected | Tick | Granted | Fetched | FetchFailed | Dropped | Refresh | HelloAnswered
-    | BeatAnswered | ReleaseAnswered | Verdicts | BlobStored | BlobRefused | SlotReady | SlotItems | SlotDone
-    | SlotTrapped | SlotFailed | SlotExited | Stop
+    | BeatAnswered | ReleaseAnswered | Verdicts | BlobStored | BlobRefused | SlotReady | SlotItems | SlotSaved | SlotDone
+    | SlotTrapped | SlotFailed | SlotExited | Credited | Stop
 )  # fmt: skip
 
 # --- actions ---------------------------------------------------------------------------------------------------------
@@ -329,6 +345,23 @@ class SendReport:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveCredit:
+    """Tell a slot how many items of its run were consumed in all."""
+
+    slot: str
+    run: int
+    consumed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendCheckpoint:
+    """Have a checkpoint stored."""
+
+    lease: Lease
+    state: Bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class PutBlob:
     """Store ``data`` under the lease; answered by BlobStored or BlobRefused with ``entry``."""
 
@@ -339,5 +372,5 @@ class PutBlob:
 
 Action = (
     StartSlot | KillSlots | RunJob | SetDeparting | FetchJob | ReplyGrant | SendHello | SendOffer | SendBeat | SendRelease
-    | SendReport | PutBlob
+    | SendReport | PutBlob | GiveCredit | SendCheckpoint
 )  # fmt: skip

@@ -14,6 +14,7 @@ from fleet.protocol.messages import RunStatus
 from runtime import agent_types as t
 from runtime.agent_jobs import HELD_BYTES_MAX, Bytes, Job, Key
 from runtime.agent_slots import Slot, SlotPool
+from runtime.agent_streams import Streams
 from runtime.outbox import Entry, Outbox, Report
 
 PARTIAL_S = 0.25
@@ -55,6 +56,7 @@ class Work:
         self._runs = 0
         self._start_again_s = -NEVER
         self._start_pause_s = 0.0
+        self.streams = Streams(self)
 
     @property
     def due_s(self) -> float:
@@ -148,7 +150,7 @@ class Work:
         """Report finished items and forget every lease; returns the jobs they were for. Slots are dead already."""
         jobs = list(self.jobs.values())
         for job in jobs:
-            self._partial(job)
+            self.report(job)
         self._forget_all()
         return jobs
 
@@ -258,8 +260,10 @@ class Work:
             return
         if self.jobs.get(job.key) is not job:
             job.buffer.clear()  # cancelled
+        elif job.window is not None:
+            self.streams.on_items(job)
         elif self.now_s >= job.partial_s + PARTIAL_S or job.buffer_bytes >= PARTIAL_BYTES:
-            self._partial(job)
+            self.report(job)
             self.flush()
 
     def on_slot_done(self, event: t.SlotDone) -> None:
@@ -317,25 +321,13 @@ class Work:
         if self.now_s >= job.kill_s:
             self._replace(slot)
             return
-        if self.now_s >= job.check_s:
-            job.check_s = self._deadline_s(job, seen)
-            if self.now_s >= job.check_s:
-                message = f"ran longer than timeout={job.grant.program.timeout_s:g} s"
-                self._finish(job, RunStatus.TIMEOUT, position=seen.position if seen else None, message=message)
-                self._replace(slot)
-                return
+        if self.now_s >= job.check_s and job.out_of_time(self.now_s, seen.started_s if seen is not None else None):
+            message = f"ran longer than timeout={job.grant.program.timeout_s:g} s"
+            self._finish(job, RunStatus.TIMEOUT, position=seen.position if seen else None, message=message)
+            self._replace(slot)
+            return
         if job.buffer and self.now_s >= job.partial_s + PARTIAL_S:
-            self._partial(job)
-
-    def _deadline_s(self, job: Job, seen: t.Running | None) -> float:
-        """When the first job of a slot, or its present item, has run out of time."""
-        timeout_s = job.grant.program.timeout_s
-        assert job.started_s is not None, "the first job of a slot has a start"
-        started_s = job.started_s
-        if seen is not None and started_s <= seen.started_s <= self.now_s:
-            started_s = seen.started_s
-        # A guest that only claims to have begun another item gains no more than the chunk's whole time.
-        return min(started_s + timeout_s, job.started_s + timeout_s * (job.items or 1))
+            self.report(job)
 
     # --- outcomes ----------------------------------------------------------------------------------------------------
 
@@ -347,6 +339,9 @@ class Work:
         if self.jobs.get(job.key) is not job:
             return
         self._forget(job)
+        if job.window is not None:
+            self.report(job)
+            self.streams.save(job)
         done = culprit = None
         if job.items is not None:
             if status in (RunStatus.TRAP, RunStatus.TIMEOUT):
@@ -359,7 +354,7 @@ class Work:
         self._keep(self.outbox.add(outcome, result))
         self.flush()
 
-    def _partial(self, job: Job) -> None:
+    def report(self, job: Job) -> None:
         """Put finished items into the outbox; the lease goes on."""
         if job.buffer:
             done, part = job.take_items()
@@ -386,7 +381,9 @@ class Work:
             self.out.append(t.SendReport(report.number, outcomes, tuple(entry.part for entry in report.entries)))
 
     def on_verdicts(self, event: t.Verdicts) -> None:
+        stored = self.outbox.committed(event.number, event.committed)
         refused = self.outbox.answered(event.number, event.committed)
+        self.streams.on_stored(stored)
         # Finished items refused: the lease isn't the newest any more, what runs under it is for nothing.
         self._end([job for key in {entry.key for entry in refused} if (job := self.jobs.get(key)) is not None])
         self.flush()

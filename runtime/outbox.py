@@ -167,6 +167,13 @@ class Outbox:
             report.sent_s = now_s
         return late
 
+    def committed(self, number: int, committed: tuple[bool, ...]) -> list[Entry]:
+        """Entries of report ``number`` that this answer to it says are stored."""
+        report = self._flying.get(number)
+        if report is None or len(committed) != len(report.entries):
+            return []
+        return [entry for entry, was_committed in zip(report.entries, committed, strict=True) if was_committed]
+
     def answered(self, number: int, committed: tuple[bool, ...]) -> list[Entry]:
         """Forget report ``number``; its refused entries are returned. An answer that doesn't fit changes nothing."""
         report = self._flying.get(number)

@@ -197,7 +197,7 @@ def _read_log(head: bytes, body: Bytes) -> LogLines:
 
 def _read_checkpoint(head: bytes, body: Bytes) -> Checkpoint:
     (job,) = _CHECKPOINT.unpack(head)
-    if len(body) > limits.CHECKPOINT_BYTES_MAX:
+    if len(body) > limits.SAVED_BYTES_MAX:
         raise ProtocolError(f"a slot sent a checkpoint of {len(body)} bytes")
     return Checkpoint(job, body)
 

@@ -13,7 +13,9 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +24,7 @@ from fleet.protocol.errors import SandboxTrap
 from runtime import slot_events, slot_wire
 from runtime.sandbox import lockdown
 from runtime.slot_page import Page
+from runtime.slot_stream import ItemStream
 from runtime.slot_wire import Bytes, Frame, FrameBuffer, Kind, LogLine, SlotJob, SlotProgram, SlotResult
 
 _IOV_MAX = 1024
@@ -57,20 +60,56 @@ class Pipe:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._buffer = FrameBuffer(slot_wire.CODE_BYTES_MAX)
+        self._sending = threading.Lock()
+        self._early: deque[Frame] = deque()
+        """Frames that came while only credit was waited for."""
+        self._credits: dict[int, int] = {}
+        """Consumed items by job."""
 
     def receive(self) -> Frame | None:
-        """The next frame, None when the agent has closed its end."""
+        """The next frame that is no credit, None when the agent has closed its end."""
+        while True:
+            received = self._early.popleft() if self._early else self._receive()
+            if received is None or received.kind != Kind.CREDIT:
+                return received
+            self._note(received)
+
+    def wait_credit(self, job: int) -> int:
+        """How many items of ``job`` are consumed, once that is told anew. BrokenPipeError when the agent is gone."""
         while True:
             received = self._buffer.take()
-            if received is not None:
+            if received is not None and received.kind == Kind.CREDIT:
+                self._note(received)
+            elif received is not None:
+                self._early.append(received)
+            elif job in self._credits:
+                return self._credits.pop(job)
+            elif not self._fill():
+                raise BrokenPipeError("the agent closed the pipe")
+
+    def _note(self, received: Frame) -> None:
+        job, consumed = slot_wire.parse_credit(received)
+        self._credits = {known: count for known, count in self._credits.items() if known >= job}
+        self._credits[job] = consumed
+
+    def _receive(self) -> Frame | None:
+        while True:
+            received = self._buffer.take()
+            if received is not None or not self._fill():
                 return received
-            count = self._socket.recv_into(self._buffer.target())
-            if count == 0:
-                return None
-            self._buffer.received(count)
+
+    def _fill(self) -> bool:
+        """Receive something; False when the agent has closed its end."""
+        count = self._socket.recv_into(self._buffer.target())
+        self._buffer.received(count)
+        return count > 0
 
     def send(self, buffers: list[Bytes]) -> None:
-        """Send all of a frame. OSError when the agent is gone."""
+        """Send all of a frame, from any thread. OSError when the agent is gone."""
+        with self._sending:
+            self._send(buffers)
+
+    def _send(self, buffers: list[Bytes]) -> None:
         if len(buffers) == 1:
             self._socket.sendall(buffers[0])
             return
@@ -93,16 +132,20 @@ class Reporter:
         self._job = 0
         self._item: int | None = None
         self._chunk = self._exact = False
+        self._stream = ItemStream(pipe)
 
     def begin(self, job: SlotJob) -> None:
         """What follows belongs to ``job``."""
         self._job = job.job
         self._chunk, self._exact = job.items is not None, job.exact
         self._item = None
+        if job.stream is not None:
+            self._stream.begin(job.job, job.stream.consumed)
         self._page.write_progress(job.job, None, time.monotonic())
 
     def end(self) -> None:
         """Nothing runs."""
+        self._stream.flush()
         self._job = 0
         self._page.write_progress(0, None, 0.0)
 
@@ -121,12 +164,21 @@ class Reporter:
         """Results of the items from position ``first`` on: out of this process, hence safe from its end."""
         self._pipe.send(slot_events.items_frame(self._job, first, results))
 
+    def item(self, data: bytes) -> None:
+        """What a generator yielded."""
+        self._stream.item(data)
+
+    def credit(self) -> int:
+        """Wait until more of what the generator yielded is consumed; how much more."""
+        return self._stream.credit()
+
     def log(self, lines: list[LogLine], position: int | None) -> None:
         """Lines that the function printed."""
         self._pipe.send(slot_events.log_frame(self._job, position, lines))
 
     def checkpoint(self, state: bytes) -> None:
         """The function saved its state."""
+        self._stream.flush()  # The agent counts by what it has of the items before it.
         self._pipe.send(slot_events.checkpoint_frame(self._job, state))
 
     def departing(self) -> bool:

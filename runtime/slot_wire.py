@@ -38,6 +38,14 @@ class SlotProgram:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamStart:
+    """Where a generator's run begins: ``skip`` items are stored already, the caller has taken ``consumed`` of them."""
+
+    skip: int = 0
+    consumed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SlotJob:
     """One run: a single call (``items`` None) or a chunk of a map (``items`` = how many).
 
@@ -66,6 +74,8 @@ class SlotJob:
     checkpoint: Bytes | None = field(default=None, repr=False)
     refs: Mapping[str, Bytes] = field(default_factory=dict, repr=False)
     """Values of ``fleet.put`` that the arguments refer to, pickled, by digest."""
+    stream: StreamStart | None = None
+    """The function is a generator: what it yields is told as it comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +142,7 @@ class Kind(enum.IntEnum):
     RUN = 2
     HOLD = 3
     DROP = 4
+    CREDIT = 5
     READY = 16
     ITEMS = 17
     LOG = 18
@@ -281,6 +292,7 @@ def run_frame(job: SlotJob) -> list[Bytes]:
         list(job.item_attempts.items()),
         job.exact,
         list(job.refs),
+        None if job.stream is None else [job.stream.skip, job.stream.consumed],
     ]
     body = [job.args] if job.checkpoint is None else [job.args, job.checkpoint]
     return frame(Kind.RUN, json.dumps(fields).encode(), body)
@@ -302,7 +314,7 @@ def parse_load(received: Frame) -> tuple[SlotProgram, Bytes, list[Bytes]]:
 
 def parse_run(received: Frame, program: SlotProgram, held: Mapping[str, Bytes]) -> SlotJob:
     """The job of a RUN frame, for the program loaded and the values held before it."""
-    job, saved, call, attempt, car, timeout_s, items, numbers, attempts, exact, refs = json.loads(received.head)
+    job, saved, call, attempt, car, timeout_s, items, numbers, attempts, exact, refs, stream = json.loads(received.head)
     args, checkpoint = received.body, None
     if saved >= 0:
         view = memoryview(received.body)
@@ -321,4 +333,16 @@ def parse_run(received: Frame, program: SlotProgram, held: Mapping[str, Bytes]) 
         exact=exact,
         checkpoint=checkpoint,
         refs={digest: held[digest] for digest in refs},
+        stream=None if stream is None else StreamStart(*stream),
     )
+
+
+def credit_frame(job: int, consumed: int) -> list[Bytes]:
+    """How many items of a generator its caller has taken, in all."""
+    return frame(Kind.CREDIT, json.dumps([job, consumed]).encode())
+
+
+def parse_credit(received: Frame) -> tuple[int, int]:
+    """Job and items of a CREDIT frame."""
+    job, consumed = json.loads(received.head)
+    return job, consumed

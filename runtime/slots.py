@@ -147,6 +147,11 @@ class SlotProcess:
         for digest in new:
             self._send(slot_wire.hold_frame(digest, refs[digest]))
 
+    def credit(self, job: int, consumed: int) -> None:
+        """The caller of the generator that runs as ``job`` has taken ``consumed`` items of it in all."""
+        if job in self.jobs:
+            self._send(slot_wire.credit_frame(job, consumed))
+
     def set_departing(self, departing: bool) -> None:
         """What ``fleet.current().departing`` says in the slot from now on."""
         if self.exited is None:

@@ -8,8 +8,9 @@ from fnplatform.dispatcher import leases
 from fnplatform.dispatcher.events import BeatAnswer, Beaten, Drop
 from fnplatform.dispatcher.granting import check, lease_fields, leave_queue, ready, take_place, unlease
 from fnplatform.dispatcher.queues import UNKNOWN_RUN_S
-from fnplatform.dispatcher.reporting import adoptable, lose, remember_orphan, requeue
+from fnplatform.dispatcher.reporting import lose, requeue
 from fnplatform.dispatcher.state import Board, Car, Entry, Held, Phase
+from fnplatform.dispatcher.verdicts import adoptable, remember_orphan
 
 LAPSE_S = limits.OFFLINE_S
 SLOTS_MAX = limits.LEASES_PER_CAR_MAX // 16

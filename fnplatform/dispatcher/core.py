@@ -13,7 +13,7 @@ from typing import Any
 from fleet.protocol import limits
 from fleet.protocol.errors import QueueTimeout, Refused
 from fleet.protocol.messages import CallState
-from fnplatform.dispatcher import cars, chunks, events, granting, leases, reporting
+from fnplatform.dispatcher import cars, chunks, events, granting, leases, reporting, streams, verdicts
 from fnplatform.dispatcher.events import Action, Commit, Drop, Event, NewCall, Remove, Requeue
 from fnplatform.dispatcher.queues import FunctionQueue, Limit
 from fnplatform.dispatcher.state import Board, Entry, Phase
@@ -43,6 +43,7 @@ class DispatcherCore:
             events.CancelWritten: self._cancel_written,
             events.Vanished: self._vanished,
             events.Checkpointed: self._checkpointed,
+            events.Consumed: lambda event: streams.consumed(self.board, event),
             events.Tick: lambda _event: self._tick(),
         }
 
@@ -147,6 +148,8 @@ class DispatcherCore:
     def _index(self, entry: Entry) -> None:
         board, state = self.board, entry.state
         board.entries[state.tenant, state.call] = entry
+        if state.stream:
+            streams.opened(board, entry)
         board.by_seq[entry.seq] = entry
         if state.group is not None:
             board.groups.setdefault((state.tenant, state.group), {})[state.call] = entry
@@ -188,10 +191,10 @@ class DispatcherCore:
     # --- reports and what became durable ----------------------------------------------------------------------------
 
     def _reported(self, event: events.Reported) -> None:
-        for report, index, result, entry in reporting.reported(self.board, event):
+        for report, index, result, entry in verdicts.reported(self.board, event):
             held = entry.lease
             if held is None or held.lease.counter != result.run.lease.counter:
-                reporting.undecided(self.board, report)  # an outcome earlier in this very report ended the lease
+                verdicts.undecided(self.board, report)  # an outcome earlier in this very report ended the lease
             else:
                 reporting.take_result(self.board, report, index, result, entry)
         # Reports of leases that this leader doesn't know of yet prove them just as beats do.
@@ -211,7 +214,7 @@ class DispatcherCore:
                 continue
             if (
                 entry.phase is not Phase.ENDING
-                and reporting.adoptable(entry, order)
+                and verdicts.adoptable(entry, order)
                 and leases.genuine(board.key, lease, car.name)
             ):
                 cars.adopt(board, entry, lease, car)
@@ -219,10 +222,12 @@ class DispatcherCore:
     def _stored(self, event: events.Stored) -> None:
         board, op = self.board, event.op
         entry = op.entry
-        reporting.decide(board, op.report, op.index, "committed")
+        verdicts.decide(board, op.report, op.index, "committed")
         op.report = None
         if isinstance(op, Commit):
             board.counters.committed += 1
+            if entry.state.stream and not op.record.final:
+                streams.stored(entry, op.record.part, event.seq, len(op.part))
             self._note_commit(op)
         if op not in entry.ops:  # cancelled meanwhile, or told twice
             if isinstance(op, Requeue) and entry.phase is Phase.GONE:
@@ -263,7 +268,7 @@ class DispatcherCore:
         entry = op.entry
         board.counters.refused += 1
         if op not in entry.ops:
-            reporting.decide(board, op.report, op.index, "refused")
+            verdicts.decide(board, op.report, op.index, "refused")
             return
         self._drop_lease(entry)
         reporting.drop_ops(board, entry)
@@ -292,6 +297,8 @@ class DispatcherCore:
             reporting.finish(board, entry, CallState.SUCCEEDED, (0, 0), "", "")
             self._wake_checks()
             return
+        if entry.state.stream:
+            streams.found(entry, event.parts)
         for number, indices in event.parts:
             entry.remaining = chunks.subtract(entry.remaining, indices)
             entry.next_part = max(entry.next_part, number + 1)
@@ -335,6 +342,7 @@ class DispatcherCore:
             due.not_before = 0.0
             granting.ready(board, due)
         self._expire()
+        streams.idle(board)
         cars.silence(board)
         cars.avoidance(board)
         if board.now_s - board.led_s > limits.CAR_RECORD_TTL_S:

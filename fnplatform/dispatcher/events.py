@@ -114,7 +114,7 @@ class GrantAnswered:
 
 @dataclass(slots=True)
 class Stored:
-    """A Commit or Requeue is durable. ``seq``: the invocation's new sequence (Requeue)."""
+    """A Commit or Requeue is durable. ``seq``: of the record, or the invocation's new one."""
 
     op: Commit | Requeue
     seq: int = 0
@@ -163,13 +163,24 @@ class Checkpointed:
 
 
 @dataclass(slots=True)
+class Consumed:
+    """The caller of a generator is there, and has taken ``items`` of it in all."""
+
+    tenant: str
+    call: str
+    items: int
+    part: int = 0
+    """Parts below this one are with the caller."""
+
+
+@dataclass(slots=True)
 class Tick:
     """Time passed."""
 
 
 Event = (
     Queued | CaughtUp | HelloSaid | Offered | Beaten | Released | Reported | GrantAnswered | Stored | NotStored | Checked
-    | CancelWritten | Vanished | Checkpointed | Tick
+    | CancelWritten | Vanished | Checkpointed | Consumed | Tick
 )  # fmt: skip
 
 
@@ -260,6 +271,23 @@ class Drop:
 
 
 @dataclass(slots=True, eq=False)
+class Credit:
+    """Tell the car how many items of the generator under this lease are consumed in all."""
+
+    car: str
+    counter: int
+    consumed: int
+
+
+@dataclass(slots=True, eq=False)
+class Discard:
+    """Remove the parts of a generator that are stored before message ``seq``."""
+
+    entry: Entry
+    seq: int
+
+
+@dataclass(slots=True, eq=False)
 class Check:
     """Look whether an outcome (or parts of one) is stored already; answer with Checked."""
 
@@ -275,4 +303,4 @@ class Note:
     fields: dict[str, Any]
 
 
-Action = Grant | Commit | Requeue | Remove | Verdicts | BeatAnswer | Drop | Check | Note
+Action = Grant | Commit | Requeue | Remove | Verdicts | BeatAnswer | Drop | Credit | Discard | Check | Note

@@ -106,7 +106,8 @@ def _assign(board: Board, entry: Entry, car: Car) -> None:
     if state.items is not None:
         items = chunks.subtract(entry.remaining, chunks.of(entry.holds)) if entry.holds else entry.remaining
         count = chunks.count(items)
-    estimate_s = UNKNOWN_RUN_S if queue.run_s is None else queue.run_s * count
+    # Nobody knows how long a generator runs: its caller has a say in it.
+    estimate_s = UNKNOWN_RUN_S if queue.run_s is None or state.stream else queue.run_s * count
     entry.phase = Phase.LEASED
     entry.lease = Held(lease, (board.epoch, board.counter), car, board.unix_s, board.now_s, estimate_s, items)
     take_place(board, entry, car, board.counter, estimate_s)

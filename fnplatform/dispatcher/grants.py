@@ -8,7 +8,7 @@ import logging
 from fleet.protocol import frames, limits
 from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError, ResultExpired
 from fleet.protocol.frames import Bytes
-from fleet.protocol.messages import CarCancel, GrantReply
+from fleet.protocol.messages import CarCancel, CarCredit, GrantReply
 from fleet.protocol.subjects import BUCKET_CHECKPOINTS, TO_CAR, ToCarVerb
 from fleet.transport import Bus, Request
 from fnplatform.dispatcher import events, wire
@@ -125,6 +125,14 @@ class Granter:
 
     def _to(self, car: str, verb: ToCarVerb) -> str:
         return TO_CAR.build(car=car, verb=verb.value)
+
+    def credit(self, action: events.Credit) -> None:
+        """Best effort: the caller says again how far it is."""
+        try:
+            data = frames.pack(CarCredit(consumed={action.counter: action.consumed}))
+            self._bus.publish(self._to(action.car, ToCarVerb.CREDIT), data)
+        except FleetUnavailable:
+            log.debug("%s isn't told how far the caller of %d is", action.car, action.counter)
 
     def drop(self, action: events.Drop) -> None:
         try:

@@ -144,7 +144,7 @@ class Hearing:
         put, parts = frames.unpack(request.data, CheckpointPut)
         state = self.state_held(car, put.lease)
         size = len(parts[0]) if parts else 0
-        if state is None or state.items is not None or size > limits.CHECKPOINT_BYTES_MAX:
+        if state is None or state.items is not None or size > limits.SAVED_BYTES_MAX:
             self._acknowledge(car, request)  # nothing to save it for
             return
         # Noted before it is stored: a failure reported right behind it must not be granted again without it.

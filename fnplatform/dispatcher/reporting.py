@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from fleet.protocol import limits
 from fleet.protocol.errors import CarLost, FleetError
-from fleet.protocol.messages import CallState, Lease, Metering, OutcomeRecord, Retries, RunOutcome, RunStatus, WireError
+from fleet.protocol.messages import CallState, Metering, OutcomeRecord, Retries, RunOutcome, RunStatus, WireError
 from fnplatform.dispatcher import chunks, leases
 from fnplatform.dispatcher.chunks import Ranges
-from fnplatform.dispatcher.events import Commit, Remove, Report, Reported, Requeue, Result, Verdict, Verdicts
-from fnplatform.dispatcher.granting import lease_fields, leave_queue, unlease
+from fnplatform.dispatcher.events import Commit, Remove, Report, Requeue, Result
+from fnplatform.dispatcher.granting import leave_queue, unlease
 from fnplatform.dispatcher.state import Board, Ended, Entry, Held, Phase
+from fnplatform.dispatcher.verdicts import decide, undecided
 
 AVOID_S = 10.0
 """A car that couldn't start a version is not asked again for this long."""
@@ -22,93 +23,6 @@ AVOID_S = 10.0
 def pause_s(retries: Retries, failures: int) -> float:
     """Seconds between failure number ``failures`` (from 1) and the next attempt."""
     return float(min(retries.delay_s * retries.backoff ** (failures - 1), retries.max_delay_s))
-
-
-# --- verdicts --------------------------------------------------------------------------------------------------------
-
-
-def reported(board: Board, event: Reported) -> list[tuple[Report, int, Result, Entry]]:
-    """Open a report; returns what is left to judge under a current lease."""
-    count = len(event.results)
-    report = Report(event.car, event.reply, ["refused"] * count, count)
-    current = []
-    for index, result in enumerate(event.results):
-        lease = result.run.lease
-        if not leases.genuine(board.key, lease, event.car):
-            board.counters.forged += 1
-            _refuse(board, report, index, result, forged=True)
-            continue
-        entry = board.by_seq.get(lease.seq)
-        if entry is not None and entry.lease is not None and entry.lease.order == leases.order(lease):
-            current.append((report, index, result, entry))
-        else:
-            _not_current(board, report, index, result, entry)
-    return current
-
-
-def _not_current(board: Board, report: Report, index: int, result: Result, entry: Entry | None) -> None:
-    """A report under a lease that doesn't hold, as far as this leader knows."""
-    lease = result.run.lease
-    order = leases.order(lease)
-    if entry is None:
-        ended = board.ended_seqs.get(lease.seq)
-        if ended is not None and ended.order == order:
-            decide(board, report, index, "committed")
-        elif not board.caught_up:
-            remember_orphan(board, result.run.lease, report.car)
-            undecided(board, report)
-        else:
-            _refuse(board, report, index, result)
-    elif entry.ops and entry.fence == order:
-        undecided(board, report)  # its first copy is being stored
-    elif order == entry.fence and _is_known(entry, result.run):
-        decide(board, report, index, "committed")
-    elif adoptable(entry, order):
-        undecided(board, report)  # judged when all cars have been heard
-    else:
-        _refuse(board, report, index, result)
-
-
-def _is_known(entry: Entry, run: RunOutcome) -> bool:
-    """Whether every item that this report names has its result already."""
-    return run.done is not None and not chunks.intersect(chunks.normal(run.done), entry.remaining)
-
-
-def adoptable(entry: Entry, order: leases.Order) -> bool:
-    """Whether a lease of an earlier leader may still hold for this call."""
-    newer = order > entry.fence and (entry.lease is None or order > entry.lease.order)
-    return newer and entry.phase in (Phase.HELD, Phase.CHECKING, Phase.DELAYED, Phase.WAITING, Phase.LEASED)
-
-
-def remember_orphan(board: Board, lease: Lease, car: str) -> None:
-    """A genuine lease of a call that wasn't told yet; the newest one of each call counts."""
-    known = board.orphans.get(lease.seq)
-    if known is None or leases.order(known[0]) < leases.order(lease):
-        board.orphans[lease.seq] = (lease, car)
-
-
-def decide(board: Board, report: Report | None, index: int, verdict: Verdict) -> None:
-    """One verdict; the last one of a report sends it."""
-    if report is None:
-        return
-    report.verdicts[index] = verdict
-    report.open -= 1
-    if report.open == 0 and not report.silent:
-        board.out.append(Verdicts(report.car, report.reply, report.verdicts))
-
-
-def undecided(board: Board, report: Report) -> None:
-    """Can't be told yet: no answer to this report, the car sends it again."""
-    report.silent = True
-    report.open -= 1
-
-
-def _refuse(board: Board, report: Report, index: int, result: Result, *, forged: bool = False) -> None:
-    board.counters.refused += 1
-    if board.notes:
-        why = "forged" if forged else "not the current lease"
-        board.note("refuse", **lease_fields(result.run.lease), why=why)
-    decide(board, report, index, "refused")
 
 
 # --- what has to become durable --------------------------------------------------------------------------------------
@@ -162,7 +76,7 @@ def record_of(
         call=call.call, app=call.app, function=call.function, version=call.version, state=state, part=entry.next_part,
         final=final, indices=indices, error=error, summary=summary, blob=run.blob if run else None,
         blob_bytes=run.blob_bytes if run else 0, group=call.group, metering=metering, submit_digest=call.digest,
-        items=call.items,
+        items=entry.delivered if call.stream else call.items,
     )  # fmt: skip
 
 
@@ -199,6 +113,8 @@ def requeue(
         "checkpoint": entry.checkpoint,
         "not_before_unix_s": not_before,
     }
+    if entry.state.stream:
+        update |= {"delivered": entry.delivered, "consumed": entry.consumed, "next_part": entry.next_part}
     if entry.started:
         update["expires_unix_s"] = None
     if chunk:
@@ -223,6 +139,7 @@ def finish(board: Board, entry: Entry, outcome: CallState, order: leases.Order, 
     entry.phase = Phase.GONE
     state = entry.state
     board.by_seq.pop(entry.seq, None)
+    board.streams.pop(entry, None)
     entry.queue.calls -= 1
     board.out.append(Remove(entry.seq))
     if board.entries.get((state.tenant, state.call)) is not entry:
@@ -271,7 +188,12 @@ def take_result(board: Board, report: Report, index: int, result: Result, entry:
     elif chunk:
         _chunk_result(board, report, index, result, entry, held)
     elif run.status is RunStatus.PARTIAL:
-        decide(board, report, index, "committed")
+        if entry.state.stream:
+            _stream_part(board, report, index, result, entry, held)
+        else:
+            decide(board, report, index, "committed")
+    elif entry.state.stream and run.items > entry.delivered:
+        undecided(board, report)  # its last items are on their way again
     else:
         unlease(board, entry, "outcome")
         _single_result(board, report, index, result, entry, held)
@@ -282,7 +204,8 @@ def _single_result(board: Board, report: Report, index: int, result: Result, ent
     entry.losses = 0
     error = None
     if run.status is RunStatus.OK:
-        entry.queue.measured(run.run_s)
+        if not entry.state.stream:
+            entry.queue.measured(run.run_s)
         if result.status_byte != 1:
             entry.phase = Phase.ENDING
             record = record_of(board, entry, CallState.SUCCEEDED, run=run, held=held, summary=run.summary)
@@ -302,7 +225,34 @@ def _single_result(board: Board, report: Report, index: int, result: Result, ent
     entry.phase = Phase.ENDING
     dead = f"failed {failures} of {retries.max_attempts} times: {summary or 'exception'}"
     part = b"" if error else result.part
+    if entry.state.stream:
+        dead = ""  # Its caller is there and is told; nobody would take what another run yields.
     push_op(board, entry, Commit(entry, record, part, dead=dead, report=report, index=index))
+
+
+def _stream_part(board: Board, report: Report, index: int, result: Result, entry: Entry, held: Held) -> None:
+    """A generator's next items: a record of their own, in order, and the lease goes on."""
+    run = result.run
+    done = chunks.normal(run.done or [])
+    if not done or done[-1][1] < entry.delivered:
+        if entry.ops:
+            undecided(board, report)  # its first copy is being stored
+        else:
+            decide(board, report, index, "committed")
+        return
+    first, last = done[0]
+    if first > entry.delivered:
+        undecided(board, report)  # what comes before it is on its way again
+        return
+    if len(done) > 1 or first < entry.delivered:
+        unlease(board, entry, "drop")
+        lose(board, entry, "its items don't follow those before", report=report, index=index)
+        return
+    entry.losses = 0
+    record = record_of(board, entry, CallState.RUNNING, final=False, indices=done, run=run, held=held)
+    entry.next_part += 1
+    entry.delivered = last + 1
+    push_op(board, entry, Commit(entry, record, result.part, done, report=report, index=index))
 
 
 def _chunk_result(board: Board, report: Report, index: int, result: Result, entry: Entry, held: Held) -> None:

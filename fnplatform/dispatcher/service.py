@@ -28,6 +28,7 @@ from fleet.protocol.messages import (
     CarInfo,
     CarsReply,
     CarsRequest,
+    ConsumeRequest,
     ExplainReply,
     ExplainRequest,
     InvocationState,
@@ -38,6 +39,7 @@ from fleet.protocol.messages import (
     PlatformRequest,
     Reply,
     StatusReply,
+    StreamPosition,
     WireError,
 )
 from fleet.protocol.subjects import (
@@ -253,6 +255,15 @@ class Dispatcher:
             term.tell(events.CancelWritten(tenant, call))
         return known
 
+    async def consume(self, tenant: str, positions: Sequence[StreamPosition]) -> None:
+        """The callers of these generators are there, and so far."""
+        term = self.term
+        if term is None:
+            await self._ask(InternalVerb.CONSUME, ConsumeRequest(positions=list(positions)), Reply, tenant)
+            return
+        for position in positions:
+            term.tell(events.Consumed(tenant, position.call, position.items, position.part))
+
     async def status(self, tenant: str, calls: Sequence[str]) -> list[CallStatus]:
         """One row for each, in order; ``state`` None where it neither waits nor runs."""
         term = self.term
@@ -323,6 +334,10 @@ class Dispatcher:
         if verb == InternalVerb.CANCEL:
             wanted, _ = frames.unpack(request.data, CallRequest)
             return CancelReply(cancelled=await self.cancel(tenant, wanted.calls))
+        if verb == InternalVerb.CONSUME:
+            told, _ = frames.unpack(request.data, ConsumeRequest)
+            await self.consume(tenant, told.positions)
+            return Reply()
         if verb == InternalVerb.STATUS:
             wanted, _ = frames.unpack(request.data, CallRequest)
             return StatusReply(calls=await self.status(tenant, wanted.calls))

@@ -95,6 +95,14 @@ class Entry:
     holds: dict[int, float] = field(default_factory=dict)
     """Items that failed, and when (unix) they may run again."""
     failed_items: int = 0
+    delivered: int = 0
+    """Items of a generator that are stored, or on the way there: the next one that is wanted."""
+    consumed: int = 0
+    """Items of a generator that its caller has taken."""
+    consumer_s: float = 0.0
+    """When the caller of a generator was last heard."""
+    parts: list[tuple[int, int, int]] = field(default_factory=list)
+    """Parts of a generator that this leader stored and that weren't removed: number, sequence, bytes."""
     not_before: float = 0.0
     ops: list[Commit | Requeue] = field(default_factory=list)
     """What has to become durable, one after another."""
@@ -116,6 +124,8 @@ class Entry:
         self.checkpoint = state.checkpoint
         self.not_before = state.not_before_unix_s
         self.item_attempts = state.item_attempts
+        self.delivered = state.delivered
+        self.consumed = max(self.consumed, state.consumed)
         if state.items is not None:
             self.remaining = list(state.pending) if state.pending is not None else [(0, state.items - 1)]
 
@@ -223,6 +233,8 @@ class Board:
         self.entries: dict[tuple[str, str], Entry] = {}
         self.by_seq: dict[int, Entry] = {}
         self.groups: dict[tuple[str, str], dict[str, Entry]] = {}
+        self.streams: dict[Entry, None] = {}
+        """Generators, the one whose caller was heard longest ago first."""
         self.held: list[Entry] = []
         self.orphans: dict[int, tuple[Lease, str]] = {}
         """Leases that cars showed of calls that haven't been told yet."""

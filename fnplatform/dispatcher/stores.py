@@ -26,7 +26,7 @@ from fleet.protocol.subjects import (
 )
 from fleet.transport import Responder
 from fnplatform.dispatcher import chunks, wire
-from fnplatform.dispatcher.events import Check, Checked, Commit, Event, NotStored, Requeue, Stored
+from fnplatform.dispatcher.events import Check, Checked, Commit, Discard, Event, NotStored, Requeue, Stored
 from fnplatform.dispatcher.payloads import Payloads, cut
 from fnplatform.jetstream import JetStream, OnStored, StoredMessage, WrongSequence
 
@@ -113,7 +113,7 @@ class Store:
                 return
             if isinstance(stored, int):
                 self._push(op.entry.state, data)
-                self._host.tell(Stored(op))
+                self._host.tell(Stored(op, stored))
             elif isinstance(stored, WrongSequence):
                 self._host.spawn(self._commit_conflict, op, subject, data)
             else:
@@ -133,11 +133,21 @@ class Store:
             self._later(self._commit, op, subject, data)
             return
         self._push(op.entry.state, found.data)
-        self._host.tell(Stored(op) if found.data == data else NotStored(op))
+        self._host.tell(Stored(op, found.seq) if found.data == data else NotStored(op))
 
     def _push(self, state: InvocationState, data: bytes) -> None:
         """Tell the caller, if it still listens; it asks again if not."""
         self._responder.push(inbox_of(state, "out"), "dev", state.tenant, data)
+
+    def discard(self, action: Discard) -> None:
+        """Remove parts that their caller has; what stays after a failure expires."""
+        self._host.spawn(self._discard, action.entry.state, action.seq)
+
+    async def _discard(self, state: InvocationState, seq: int) -> None:
+        try:
+            await self._js.purge(STREAM_OUTCOMES, _parts_pattern(state), before_seq=seq)
+        except FleetError as error:
+            log.debug("parts of %s are kept until they expire: %s", state.call, error.message)
 
     async def _bury_and_commit(self, op: Commit) -> None:
         """DEAD first: a crash between the two leaves a letter too many, never one too few."""
@@ -244,7 +254,9 @@ class Store:
         while not self._host.over:
             try:
                 final = await self._js.get_last(STREAM_OUTCOMES, wire.outcome_subject(state))
-                if final is None and state.items is not None:
+                if final is None and state.stream:
+                    parts = [part for part in map(_part_of, await self._last_part(state)) if part is not None]
+                elif final is None and state.items is not None:
                     parts = [part for part in map(_part_of, await self._stored_parts(state)) if part is not None]
                 saved = None
                 if final is None and state.items is None:
@@ -259,9 +271,17 @@ class Store:
             self._push(state, final.data)
         self._host.tell(Checked(action.entry, action.seq, final is not None, parts, saved is not None))
 
+    async def _last_part(self, state: InvocationState) -> list[StoredMessage]:
+        """The newest part of a generator: they are stored in order, so it says how far all of them reach."""
+        last = await self._js.get_last(STREAM_OUTCOMES, _parts_pattern(state))
+        return [last] if last is not None else []
+
     async def _stored_parts(self, state: InvocationState) -> list[StoredMessage]:
-        pattern = OUTCOME_PART.wildcard(tenant=state.tenant, app=state.app, function=state.function, call=state.call)
-        return await self._js.get_last_of_each(STREAM_OUTCOMES, [pattern])
+        return await self._js.get_last_of_each(STREAM_OUTCOMES, [_parts_pattern(state)])
+
+
+def _parts_pattern(state: InvocationState) -> str:
+    return OUTCOME_PART.wildcard(tenant=state.tenant, app=state.app, function=state.function, call=state.call)
 
 
 def _part_of(message: StoredMessage) -> tuple[int, chunks.Ranges] | None:

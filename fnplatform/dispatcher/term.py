@@ -72,6 +72,8 @@ class Term:
             events.Verdicts: self._hearing.verdicts,
             events.BeatAnswer: self._hearing.beat_answer,
             events.Drop: granter.drop,
+            events.Credit: granter.credit,
+            events.Discard: store.discard,
             events.Check: store.check,
             events.Note: lambda note: history.write(note.kind, **note.fields),
         }

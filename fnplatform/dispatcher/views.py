@@ -19,7 +19,7 @@ def state_of(entry: Entry) -> CallState:
 def row_of(entry: Entry) -> CallStatus:
     """One row of a call that isn't over."""
     state = entry.state
-    done = 0 if state.items is None else state.items - chunks.count(entry.remaining)
+    done = entry.delivered if state.items is None else state.items - chunks.count(entry.remaining)
     return CallStatus(
         call=state.call, state=state_of(entry), app=state.app, function=state.function, version=state.version,
         group=state.group, items=state.items, items_done=done, attempt=entry.attempt, losses=entry.losses,

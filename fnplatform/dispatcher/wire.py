@@ -51,7 +51,8 @@ def lease_grant(entry: Entry, *, by_blob: bool, payload_bytes: int, with_checkpo
         program=entry.queue.manifest.program, attempt=entry.attempt, item_attempts=entry.item_attempts,
         item_numbers=items, exact=entry.exact, blob=state.digest if by_blob else None, payload_bytes=payload_bytes,
         checkpoint=with_checkpoint, departures=entry.departures, submitted_unix_s=state.submitted_unix_s,
-        granted_unix_s=held.granted_unix_s, refs=state.refs,
+        granted_unix_s=held.granted_unix_s, refs=state.refs, stream=state.stream,
+        skip=entry.delivered if state.stream else 0, consumed=entry.consumed,
     )  # fmt: skip
 
 

@@ -17,10 +17,12 @@ from fleet.protocol.messages import (
     CallState,
     CallStatus,
     CancelReply,
+    ConsumeRequest,
     ExplainReply,
     ExplainRequest,
     InvocationState,
     OutcomeRecord,
+    Reply,
     ResultReply,
     ResultRequest,
     StatusReply,
@@ -96,6 +98,11 @@ class Calls:
         """The stored records, packed; ``known`` false if the call never was or is no longer kept."""
         found, more, known = await self._records.of(tenant, request.call, request.part_from)
         return frames.pack(ResultReply(known=known, more=more), found)
+
+    async def consume(self, tenant: str, request: ConsumeRequest, parts: Parts) -> Reply:
+        """Whoever iterates generators is there, and so far."""
+        await self._dispatcher.consume(tenant, request.positions)
+        return Reply()
 
     async def explain(self, tenant: str, request: ExplainRequest, parts: Parts) -> ExplainReply:
         """Why a call waits, or how it ended; ResultExpired if nothing is known of it."""

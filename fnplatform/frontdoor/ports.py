@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from fleet.protocol.messages import CallsRequest, CallStatus, CarInfo, ExplainReply, InvocationState, Lease
+from fleet.protocol.messages import (
+    CallsRequest,
+    CallStatus,
+    CarInfo,
+    ExplainReply,
+    InvocationState,
+    Lease,
+    StreamPosition,
+)
 
 
 class DispatcherPort(Protocol):
@@ -27,6 +35,10 @@ class DispatcherPort(Protocol):
 
     async def cancel(self, tenant: str, calls: Sequence[str]) -> list[str]:
         """End these calls: kill what runs, forget what waits."""
+        ...
+
+    async def consume(self, tenant: str, positions: Sequence[StreamPosition]) -> None:
+        """The callers of these generators are there, and so far."""
         ...
 
     async def status(self, tenant: str, calls: Sequence[str]) -> list[CallStatus]:

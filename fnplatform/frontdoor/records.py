@@ -86,7 +86,9 @@ def status_of_record(record: OutcomeRecord) -> CallStatus:
     metering = record.metering
     return CallStatus(
         call=record.call, state=record.state, app=record.app, function=record.function, version=record.version,
-        group=record.group, items=record.items, attempt=metering.attempt if metering else 0,
+        group=record.group, items=record.items,
+        items_done=(record.items or 0) if record.state is CallState.SUCCEEDED else 0,
+        attempt=metering.attempt if metering else 0,
         submitted_unix_s=metering.submitted_unix_s if metering else 0.0,
         finished_unix_s=metering.finished_unix_s if metering else None, car=metering.car if metering else None,
         error=record.error.message if record.error else record.summary,
@@ -167,7 +169,7 @@ class Records:
             part += 1
             if size >= REPLY_BYTES:
                 return found, True, True
-        if final is not None and part_from <= final[0].part:
+        if final is not None:  # Also behind its number: who cancels a call doesn't know how many parts there are.
             if found and size + len(final[1]) > REPLY_BYTES:
                 return found, True, True
             found.append(final[1])

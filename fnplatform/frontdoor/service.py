@@ -31,6 +31,7 @@ from fleet.protocol.messages import (
     CancelReply,
     CarsReply,
     CarsRequest,
+    ConsumeRequest,
     DeadReply,
     DeadRequest,
     DeleteReply,
@@ -145,6 +146,7 @@ class Frontdoor:
         calls = self._calls
         routes = {
             ApiVerb.CANCEL: Route(CallRequest, CancelReply, calls.cancel),
+            ApiVerb.CONSUME: Route(ConsumeRequest, Reply, calls.consume),
             ApiVerb.STATUS: Route(CallRequest, StatusReply, calls.status),
             ApiVerb.RESULT: Route(ResultRequest, ResultReply, calls.result),
             ApiVerb.EXPLAIN: Route(ExplainRequest, ExplainReply, calls.explain),

@@ -87,6 +87,8 @@ def check_arguments(call: SubmitCall, part: memoryview) -> None:
         raise PayloadTooLarge(
             f"arguments of {call.payload_bytes} bytes are over the limit of {limits.PAYLOAD_BYTES_MAX} bytes"
         )
+    if call.stream and call.items is not None:
+        raise ProtocolError("a generator call is no chunk")
     if call.blob:
         if len(part):
             raise ProtocolError("a call whose arguments are a blob carries none inline")
@@ -102,6 +104,13 @@ def check_arguments(call: SubmitCall, part: memoryview) -> None:
         raise ProtocolError(f"the arguments don't hold {call.items} items")
 
 
+def check_kind(call: SubmitCall, manifest: Manifest) -> None:
+    """Refused where one value is asked of a generator function."""
+    if manifest.yields and not call.stream:
+        name = f"{manifest.app}.{manifest.display_name}"
+        raise Refused(f"{name} is a generator function, it has no single result", hint="iterate it with .remote_gen()")
+
+
 def state_of(
     tenant: str, call: SubmitCall, version: str, manifest: Manifest, inbox: str, unix_s: float
 ) -> InvocationState:
@@ -114,6 +123,7 @@ def state_of(
         submitted_unix_s=unix_s,
         expires_unix_s=None if manifest.queue_timeout_s is None else unix_s + manifest.queue_timeout_s,
         items=items, pending=None if items is None else [(0, items - 1)], group=call.group, refs=call.refs,
+        stream=call.stream,
     )  # fmt: skip
 
 
@@ -194,6 +204,7 @@ class Submitter:
             return
         assert call.version is not None
         try:
+            check_kind(call, manifest)
             self._check_refs(batch.tenant, call, manifest)
         except FleetError as error:
             self._end(batch, index, call.call, error)
@@ -208,6 +219,7 @@ class Submitter:
             version = call.version or await self._registry.resolve(tenant, call.app, call.function)
             manifest = await self._registry.lookup(tenant, call.app, call.function, version)
             check_manifest(manifest)
+            check_kind(call, manifest)
             payload = bytes(part)
             missing = [ref.digest for ref in call.refs if not await self._blobs.renew(tenant, ref.digest)]
             if missing:

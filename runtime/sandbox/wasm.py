@@ -34,7 +34,8 @@ from runtime.slot_wire import LogLine, SlotJob, SlotProgram, SlotResult
 _TELL_BYTES_MAX = {
     wire.ITEMS: limits.PAYLOAD_BYTES_MAX + 8 * limits.CHUNK_ITEMS_MAX,
     wire.LOG: limits.LOG_BYTES_PER_CALL_MAX + 64 * limits.KIB,
-    wire.CHECKPOINT: limits.CHECKPOINT_BYTES_MAX,
+    wire.CHECKPOINT: limits.SAVED_BYTES_MAX,
+    wire.ITEM: limits.PAYLOAD_BYTES_MAX + limits.KIB,
     wire.CODE: wire.CODE_BYTES_MAX,
 }
 _ANSWER_BYTES_MAX = limits.PAYLOAD_BYTES_MAX + limits.MIB
@@ -71,6 +72,13 @@ class Host(Protocol):
 
     def checkpoint(self, state: bytes) -> None:
         """The function saved its state."""
+
+    def item(self, data: bytes) -> None:
+        """What a generator yielded next: result bytes."""
+
+    def credit(self) -> int:
+        """Wait until more of what the generator yielded was consumed; how many items more."""
+        ...
 
     def departing(self) -> bool:
         """Whether the owner is about to leave."""
@@ -148,7 +156,10 @@ class WasmSandbox:
         try:
             if job.refs:
                 guest.hold(job.refs, job.program.memory_bytes // _HELD_SHARE)
-            response = guest.ask(wire.RUN, _request(job))
+            request = _request(job)
+            if job.stream is not None:
+                request.insert(0, wire.STREAM_HEAD.pack(job.stream.skip, job.stream.consumed))
+            response = guest.ask(wire.RUN if job.stream is None else wire.STREAM, request)
             run_s = time.monotonic() - start_s
             first, summary_bytes = wire.RESULT_HEAD.unpack_from(response)
             at = wire.RESULT_HEAD.size + summary_bytes
@@ -186,6 +197,8 @@ class WasmSandbox:
             raise SandboxTrap("the sandbox ended: it spoke before it was asked")
         if what == wire.DEPARTING:
             return int(self._host.departing())
+        if what == wire.CREDIT:
+            return min(self._host.credit(), wire.NONE)
         position = None if number == wire.NONE else number
         if position is not None and position > self._items:
             raise SandboxTrap("the sandbox ended: it named an item that isn't in its job")
@@ -197,6 +210,8 @@ class WasmSandbox:
         data = guest.heard(address, size_bytes)
         if what == wire.ITEMS:
             self._host.items(number, data)
+        elif what == wire.ITEM:
+            self._host.item(data)
         elif what == wire.LOG:
             self._host.log(_lines(data), position)
         elif what == wire.CODE:

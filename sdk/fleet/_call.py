@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Itera
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from fleet._function import Function
+from fleet._generators import check_single
 
 if TYPE_CHECKING:
     from fleet._client import Client
@@ -206,6 +207,7 @@ def remote(function: Function[Any, Any], args: tuple[Any, ...], kwargs: dict[str
     """Run on a car and wait."""
     from fleet._loop import Waiter
 
+    check_single(function)
     function.check_arguments(args, kwargs)
     client = _client()
     bound = client.bound(function)
@@ -225,6 +227,7 @@ async def remote_aio(function: Function[Any, Any], args: tuple[Any, ...], kwargs
     """The same for asyncio; cancelling the awaiting task cancels the call."""
     from fleet._loop import wait_aio
 
+    check_single(function)
     function.check_arguments(args, kwargs)
     client = await _client_aio()
     bound = await client.bound_aio(function)
@@ -240,6 +243,7 @@ async def remote_aio(function: Function[Any, Any], args: tuple[Any, ...], kwargs
 
 def spawn(function: Function[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
     """Hand over and return at once."""
+    check_single(function)
     function.check_arguments(args, kwargs)
     client = _client()
     bound = client.bound(function)
@@ -250,6 +254,7 @@ def spawn(function: Function[Any, Any], args: tuple[Any, ...], kwargs: dict[str,
 
 async def spawn_aio(function: Function[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
     """The same for asyncio."""
+    check_single(function)
     function.check_arguments(args, kwargs)
     client = await _client_aio()
     bound = await client.bound_aio(function)
@@ -272,6 +277,7 @@ def map_calls(
     """``f.map`` and ``f.starmap``: what can be wrong before the first input is raised right here."""
     from fleet import _inputs, _map
 
+    check_single(function)
     chunksize = _inputs.checked_chunksize(chunksize)
     inputs = _inputs.argument_tuples(_inputs.checked_iterables(iterables, star), star)
     client = _client()
@@ -290,6 +296,7 @@ async def map_calls_aio(
     """The same for asyncio."""
     from fleet import _inputs, _map
 
+    check_single(function)
     chunksize = _inputs.checked_chunksize(chunksize)
     loop = asyncio.get_running_loop()
     sources = tuple(_inputs.FromAsync(one, loop) if hasattr(one, "__aiter__") else one for one in iterables)
@@ -320,6 +327,7 @@ def spawn_map(function: Function[Any, Any], iterables: tuple[Any, ...], chunksiz
     """Hand over every input."""
     from fleet import _group
 
+    check_single(function)
     return _group.spawn_map(_client(), function, iterables, chunksize)
 
 
@@ -329,4 +337,5 @@ async def spawn_map_aio(
     """The same for asyncio."""
     from fleet import _group
 
+    check_single(function)
     return await asyncio.to_thread(_group.spawn_map, await _client_aio(), function, iterables, chunksize)

@@ -23,6 +23,7 @@ from fleet._blobs import Blobs
 from fleet._function import Function
 from fleet._loop import LoopThread, Waiter
 from fleet._packed import refs_of
+from fleet._positions import Positions, StreamTicket
 from fleet._register import Bound, bind, register
 from fleet._settings import Settings
 from fleet._submit import Submitter
@@ -71,11 +72,13 @@ class Client:
         self._api = Api(self.bus, self.settings.tenant)
         self._blobs = Blobs(self._api)
         self._submitter = Submitter(self.bus, self.settings.tenant, self._loop.start, self._blobs.put, self._blobs.get)
+        self._positions = Positions(self.bus, self.settings.tenant)
         await self.bus.listen(f"{self.bus.inbox}.out", self._submitter.on_push)
         await self.bus.listen(f"{self.bus.inbox}.log", _output.on_push)
 
     def _reconnected(self) -> None:
         self._submitter.on_reconnect()
+        self._positions.on_reconnect()
 
     @property
     def url(self) -> str:
@@ -142,9 +145,10 @@ class Client:
     # --- calls
 
     def ticket_of(
-        self, bound: Bound, payload: bytes, items: int | None = None, group: str | None = None, call: str | None = None
-    ) -> Ticket:
-        """A call or chunk with its arguments packed already."""
+        self, bound: Bound, payload: bytes, items: int | None = None, group: str | None = None, call: str | None = None,
+        stream: bool = False,
+    ) -> Ticket:  # fmt: skip
+        """A call or chunk with its arguments packed already; for ``stream`` a StreamTicket."""
         submit = SubmitCall(
             call=call or new_call_id(),
             app=bound.app,
@@ -154,12 +158,18 @@ class Client:
             payload_bytes=len(payload),
             items=items,
             group=group,
+            stream=stream,
             refs=[BlobRef(digest=ref.digest, size_bytes=ref.size_bytes) for ref in refs_of(payload).values()],
         )
-        ticket = Ticket(submit.call, submit, payload)
+        ticket = (StreamTicket if stream else Ticket)(submit.call, submit, payload)
         if bound.manifest is not None:
             ticket.renew = lambda: self._renew(ticket, bound)
         return ticket
+
+    def tell_position(self, ticket: StreamTicket) -> None:
+        """Its caller begins, or took much more (``ticket.consumed``); from any thread."""
+        if self._loop.alive:
+            self._loop.post(self._positions.tell, ticket)
 
     def submit(self, ticket: Ticket) -> None:
         """Hand a ticket over to the loop, from any thread. What comes close together shares a request."""

@@ -128,9 +128,9 @@ def installed() -> Backend | None:
     return _installed
 
 
-def enter_local() -> contextvars.Token[LocalBackend | None]:
-    """Begin a local call in this context; give the token to ``leave_local``."""
-    return _local.set(None)
+def enter_local(backend: LocalBackend | None = None) -> contextvars.Token[LocalBackend | None]:
+    """Begin a local call in this context, or go on with that of ``backend``; give the token to ``leave_local``."""
+    return _local.set(backend)
 
 
 def leave_local(token: contextvars.Token[LocalBackend | None]) -> None:

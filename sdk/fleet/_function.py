@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
-from fleet import _context, _ref
+from fleet import _context, _generators, _ref
 from fleet.protocol.errors import FleetUnavailable, InvalidOption, NotDeployed, WrongArguments
 from fleet.protocol.ids import check_token, token_of
 from fleet.protocol.options import FunctionOptions, Options
@@ -179,6 +179,7 @@ class Function(Generic[P, R]):
         self._app = app
         self._ref = ref
         self.options = options
+        self.yields = _generators.is_generator(raw)
         if raw is not None:
             functools.update_wrapper(cast(Any, self), raw)
             made = collected.get()
@@ -195,9 +196,10 @@ class Function(Generic[P, R]):
         given, named = _ref.values_of(args, kwargs)
         token = _context.enter_local()
         try:
-            return self._raw(*given, **named)
+            value = self._raw(*given, **named)
         finally:
             _context.leave_local(token)
+        return cast(R, _generators.in_local_call(value)) if self.yields else value
 
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it right here, as calling it does."""
@@ -233,9 +235,8 @@ class Function(Generic[P, R]):
         """As ``map``, but handed over whole: a ``fleet.CallGroup`` to ask later."""
         return SpawnMap(self)
 
-    def remote_gen(self, *args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
-        """Comes with a later release: InvalidOption."""
-        raise InvalidOption("remote_gen comes with a later release", hint="return a list, or use .map()")
+    remote_gen = _generators.RemoteGenOf()
+    """Runs a generator function on a car and iterates what it yields, as it yields."""
 
     def with_options(self, **options: Unpack[FunctionOptions]) -> Function[P, R]:
         """A copy with ``options`` changed; InvalidOption names what is allowed."""

@@ -14,7 +14,7 @@ from fleet._blobs import Blobs
 from fleet._bundle import Bundle, bundle_of, locate
 from fleet._function import Function
 from fleet._pickling import ArgumentPickler
-from fleet.protocol.errors import DeployError, InvalidOption
+from fleet.protocol.errors import DeployError
 from fleet.protocol.messages import Manifest, Program, RegisterReply, RegisterRequest, Requires, Retries
 from fleet.protocol.subjects import ApiVerb
 
@@ -37,11 +37,6 @@ class Bound:
 
 def bind(client: object, function: Function[Any, Any]) -> Bound:
     """The function for ``client``, not registered yet; DeployError when it can't travel."""
-    if inspect.isgeneratorfunction(function._raw) or inspect.isasyncgenfunction(function._raw):
-        raise InvalidOption(
-            f"{function.display_name} is a generator: running those remotely comes with a later release",
-            hint="return a list, or use .map()",
-        )
     if function._ref is not None:
         ref = function._ref
         return Bound(client, ref.app, ref.function, ref.version, ArgumentPickler(None))
@@ -82,6 +77,7 @@ def describe(function: Function[Any, Any], app: str) -> tuple[Manifest, Bundle]:
         queue_timeout_s=options.queue_timeout_s,
         max_concurrency=options.max_concurrency,
         result_ttl_s=options.result_ttl_s,
+        yields=function.yields,
         signature=signature_text(function),
         doc=(inspect.getdoc(function._raw) or "").strip()[:TEXT_CHARS_MAX],
         python=f"{sys.version_info.major}.{sys.version_info.minor}",

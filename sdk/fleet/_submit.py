@@ -259,13 +259,15 @@ class Submitter:
         if ticket is None or ticket.done:
             return
         if record.blob is not None and not len(part):
-            self._start(self._fetch, ticket, record)
+            if record.part not in ticket.fetching:
+                ticket.fetching.add(record.part)
+                self._start(self._fetch, ticket, record)
             return
         if ticket.take(record, part):
             ticket.asked_s = time.monotonic()
-        if ticket.complete:
+        if ticket.complete or ticket.done:
             self._finish(ticket, None)
-        elif ticket.final is not None:
+        elif ticket.lacks:
             self._ask_result(ticket)  # a part went missing on the way
 
     async def _fetch(self, ticket: Ticket, record: OutcomeRecord) -> None:
@@ -273,11 +275,13 @@ class Submitter:
         try:
             data = await self._get_blob(record.blob, record.blob_bytes)
         except FleetUnavailable as error:
+            ticket.fetching.discard(record.part)
             log.info("a large result is not here yet: %s", error)
             ticket.asked_s = 0.0  # asked for again with the next poll
         except FleetError as error:
             self._finish(ticket, error)
         else:
+            ticket.fetching.discard(record.part)
             self._arrived(record.model_copy(update={"blob": None}), data)
 
     def _finish(self, ticket: Ticket, error: FleetError | None) -> None:

@@ -20,7 +20,7 @@ class Ticket:
     """
 
     __slots__ = (
-        "_lock", "_wakers", "accepted", "asked_s", "asking", "born_s", "call", "done", "error", "final", "foreign",
+        "_lock", "_wakers", "accepted", "asked_s", "asking", "born_s", "call", "done", "error", "fetching", "final", "foreign",
         "on_accepted", "on_part", "parts", "payload", "poll_s", "refs_put", "renew", "sent", "submit", "unknown",
     )  # fmt: skip
 
@@ -34,6 +34,8 @@ class Ticket:
         self.done = False
         self.error: FleetError | None = None
         self.final: OutcomeRecord | None = None
+        self.fetching: set[int] = set()
+        """Parts that are on their way as blobs."""
         self.parts: dict[int, tuple[OutcomeRecord, bytes | memoryview]] = {}
         self.on_part: OnPart | None = None
         self.on_accepted: Callable[[], None] | None = None
@@ -69,10 +71,12 @@ class Ticket:
 
     def take(self, record: OutcomeRecord, part: bytes | memoryview) -> bool:
         """Note one outcome record; whether it was new."""
-        if self.done or record.part in self.parts:
+        if self.done or (record.part in self.parts and not (record.final and self.final is None)):
             return False
         self.accept()
-        self.parts[record.part] = (record, part if self.on_part is None else b"")
+        # Who cancels a call doesn't know how many parts there are: such a record may bear the number of a part.
+        number = -1 if record.part in self.parts else record.part
+        self.parts[number] = (record, part if self.on_part is None else b"")
         if record.final:
             self.final = record
         if self.on_part is not None:
@@ -91,6 +95,11 @@ class Ticket:
     def complete(self) -> bool:
         """Whether the final record and all parts before it are here."""
         return self.final is not None and len(self.parts) > self.final.part
+
+    @property
+    def lacks(self) -> bool:
+        """Whether a part went missing on the way."""
+        return self.final is not None and not self.complete
 
     def finish(self, error: FleetError | None = None) -> None:
         """Done: wake whoever waits."""

@@ -46,6 +46,12 @@ def nap(seconds: float) -> str:
     import time
     time.sleep(seconds)
     return "rested"
+
+
+@fleet.function
+def spell(text: str):
+    for letter in text:
+        yield {"letter": letter}
 '''
 
 
@@ -195,6 +201,14 @@ def test_call_by_words_by_json_and_spawned(deployed: Path) -> None:
     assert "no function" in fails("call", "jobs.nope").replace("there is no", "no")
     assert "names no function" in fails("call", "jobs")
     assert fleet("call", "jobs.add", "1", "2", "3").returncode == 1
+
+
+def test_what_a_generator_yields_is_a_line_each(deployed: Path) -> None:
+    assert ok("run", f"{deployed}::spell", "ab") == "{'letter': 'a'}\n{'letter': 'b'}\n"
+    assert ok("call", "jobs.spell", "ab", "--json") == '{"letter": "a"}\n{"letter": "b"}\n'
+    assert "generator" in fails("call", "jobs.spell", "ab", "--spawn")
+    assert any(row["items_done"] == row["items"] == 2 for row in as_json("calls", "jobs.spell"))
+    assert "2/2" in ok("calls", "jobs.spell")
 
 
 def test_calls_explain_cancel(fleet_of_two: LocalFleet, deployed: Path) -> None:

@@ -25,6 +25,18 @@ class Desk:
         self.stamps: list[float] = []
         self.saved: list[bytes] = []
         self.leaving = False
+        self.yielded: list[bytes] = []
+        self.credits: list[int] = []
+        """What ``credit`` answers, one after another."""
+        self.waits: list[int] = []
+        """How many items there were at each ``credit``."""
+
+    def item(self, data: bytes) -> None:
+        self.yielded.append(data)
+
+    def credit(self) -> int:
+        self.waits.append(len(self.yielded))
+        return self.credits.pop(0)
 
     def progress(self, position: int) -> None:
         self.progressed.append(position)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fnplatform.dispatcher import cars, core, events, granting, reporting
+from fnplatform.dispatcher import cars, core, events, granting, reporting, verdicts
 from runtime.agent_state import AgentCore
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -15,7 +15,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 def skip_the_fence(patch: pytest.MonkeyPatch) -> None:
     """A report counts under whatever lease it comes, as long as its call isn't over."""
-    original = reporting.reported
+    original = verdicts.reported
 
     def reported(board: Any, event: events.Reported) -> Any:
         for result in event.results:
@@ -25,7 +25,7 @@ def skip_the_fence(patch: pytest.MonkeyPatch) -> None:
                 event.car = entry.lease.car.name
         return original(board, event)
 
-    patch.setattr(reporting, "reported", reported)
+    patch.setattr(verdicts, "reported", reported)
 
 
 def acknowledge_early(patch: pytest.MonkeyPatch) -> None:

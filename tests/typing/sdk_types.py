@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterator
 from typing import Any, assert_type
 
 import fleet
@@ -98,3 +98,45 @@ def put() -> None:
 async def put_aio() -> None:
     """The asyncio twin."""
     assert_type(await fleet.put.aio({"a": 1}), dict[str, int])
+
+
+# --- generators
+
+
+@fleet.function
+def count(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+@fleet.function(timeout=3)
+def words(n: int) -> Generator[str, None, float]:
+    yield "x" * n
+    return 1.0
+
+
+@fleet.function
+async def late(n: int) -> AsyncIterator[bytes]:
+    yield bytes(n)
+
+
+@app.function
+async def late_too(n: int) -> AsyncGenerator[str, None]:
+    yield "x" * n
+
+
+assert_type(next(count.remote_gen(1)), int)
+assert_type(next(words.remote_gen(n=1)), str)
+assert_type(next(late.remote_gen(1)), bytes)
+assert_type(next(late_too.remote_gen(1)), str)
+assert_type(next(fleet.Function.from_name("a", "f").remote_gen(1)), Any)
+assert_type(count(1), Iterator[int])
+count.remote_gen("x")  # type: ignore[arg-type]
+count.remote_gen()  # type: ignore[call-arg]
+add.remote_gen(1)  # type: ignore[arg-type]
+
+
+async def iterate() -> None:
+    async for number in count.remote_gen.aio(1):
+        assert_type(number, int)
+    async for data in late.remote_gen.aio(1):
+        assert_type(data, bytes)

@@ -27,11 +27,11 @@ def lease(counter: int, epoch: int = 1, call: str = "") -> Lease:
 def job(
     counter: int, *, epoch: int = 1, call: str = "", items: list[tuple[int, int]] | None = None, program: str = "a",
     timeout_s: float = 60.0, tenant: str = "default", exact: bool = False, complete: bool = True, memory: int = 64 * MIB,
-    car: str = CAR, refs_bytes: int = 0,
+    car: str = CAR, refs_bytes: int = 0, stream: bool = False, skip: int = 0, consumed: int = 0,
 ) -> Job:  # fmt: skip
     grant = LeaseGrant(
         lease=lease(counter, epoch, call).model_copy(update={"car": car}), tenant=tenant, app="app", function=program,
-        version=f"{ord(program):016x}", item_numbers=items, exact=exact,
+        version=f"{ord(program):016x}", item_numbers=items, exact=exact, stream=stream, skip=skip, consumed=consumed,
         program=Program(
             bundle="0" * 64, bundle_bytes=1, module="m", qualname="f", timeout_s=timeout_s, memory_bytes=memory
         ),

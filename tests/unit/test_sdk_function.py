@@ -123,11 +123,6 @@ def test_decorating_twice_is_refused() -> None:
         fleet.function(sdk_sample.add)
 
 
-def test_what_comes_later_says_so() -> None:
-    with pytest.raises(fleet.InvalidOption, match="later release"):
-        sdk_sample.add.remote_gen(1)
-
-
 # --- what a running call may ask
 
 

@@ -125,7 +125,7 @@ def test_oversized_logs_and_checkpoints_are_refused() -> None:
     with pytest.raises(ProtocolError):
         slot_events.parse(Frame(Kind.LOG, bytes(12), bytes(2 * limits.LOG_BYTES_PER_CALL_MAX + 1)))
     with pytest.raises(ProtocolError):
-        slot_events.parse(Frame(Kind.CHECKPOINT, bytes(8), bytes(limits.CHECKPOINT_BYTES_MAX + 1)))
+        slot_events.parse(Frame(Kind.CHECKPOINT, bytes(8), bytes(limits.SAVED_BYTES_MAX + 1)))
 
 
 def test_the_page_is_one_for_both_sides() -> None:

@@ -10,6 +10,7 @@ MODULES = (
     "fleet._app",
     "fleet._context",
     "fleet._function",
+    "fleet._generators",
     "fleet._ref",
     "fleet.protocol",
     "fleet.protocol._exception_data",
@@ -20,6 +21,7 @@ MODULES = (
     "fleet.protocol.limits",
     "fleet.protocol.options",
     "fleet.protocol.units",
+    "fleet.protocol.window",
 )
 """Baked into the guest (``build.py`` copies these files)."""
 

@@ -28,7 +28,7 @@ from fleet.protocol import codec
 from fleet.protocol._exception_data import ExceptionData, describe
 from fleet.protocol.errors import ResultNotPortable
 
-from . import between, loader, reasons, wire
+from . import between, generate, loader, reasons, wire
 from .output import Output
 
 FLUSH_S = 0.025
@@ -58,6 +58,7 @@ class Call:
         self.number: int | None = None
         self.attempt = 1
         self.state: bytes | None = None
+        self.yields: generate.Yields | None = None
 
     @property
     def call_id(self) -> str:
@@ -73,12 +74,12 @@ class Call:
 
     def checkpoint(self, state: bytes) -> None:
         """Hand ``state`` to the host."""
-        self.state = state
-        wire.tell(wire.CHECKPOINT, 0, state)
+        self.state = state if self.yields is None else self.yields.mark(state)
+        wire.tell(wire.CHECKPOINT, 0, self.state)
 
     def resume(self) -> bytes | None:
         """The state that was saved last."""
-        return self.state
+        return self.state if self.yields is None else self.yields.resume(self.state)
 
     def departing(self) -> bool:
         """Whether the owner is about to leave."""
@@ -136,6 +137,16 @@ class Jobs:
         _context.install(self._call)
         return b""
 
+    def stream(self, request: memoryview) -> bytes:
+        """Run a generator; the response as that of a single call, without a value."""
+        self._call.yields = generate.Yields(self._call, self._output, *wire.STREAM_HEAD.unpack_from(request))
+        run = request[wire.STREAM_HEAD.size :]
+        request.release()
+        try:
+            return self.run(run)
+        finally:
+            self._call.yields = None
+
     def run(self, request: memoryview) -> bytes:
         """Run a single call or a chunk; the response (RESULT_HEAD, summary, result)."""
         (attempt, items, timeout_s, exact, call_bytes, car_bytes, ranges, attempts, saved_bytes, args_bytes) = (
@@ -183,6 +194,11 @@ class Jobs:
             if type(value) is types.CoroutineType:
                 value = asyncio.run(value)
             args = kwargs = None
+            if self._call.yields is not None:
+                generate.drain(value, self._call.yields)
+                value = None
+            elif isinstance(value, generate.GENERATORS):
+                generate.refuse_single(value)
             result = codec.encode(value, "result", _SINGLE_VALUE)
         except BaseException as error:
             args = kwargs = value = None

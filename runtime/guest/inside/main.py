@@ -87,6 +87,8 @@ class WitWorld(wit_world.WitWorld):  # type: ignore[misc]
         request = wire.request(size)
         if what == wire.RUN:
             _response = _jobs.run(request)
+        elif what == wire.STREAM:
+            _response = _jobs.stream(request)
         elif what == wire.LOAD:
             _response = _jobs.load(request)
         elif what == wire.HOLD:

@@ -17,11 +17,12 @@ PROBE = 3
 """Answer with the sha256 of the request's size as u32, little endian: the host looks where in its memory that lies."""
 START = 4
 """Become an instance: what must not be the same in all of them. Once, after PROBE and before LOAD."""
-
 HOLD = 5
 """Keep a value of ``fleet.put``: its digest (DIGEST_BYTES), then its pickle."""
 DROP = 6
 """Forget such values: their digests, one behind the other."""
+STREAM = 7
+"""As RUN, for a generator: STREAM_HEAD, then what RUN takes."""
 
 # What the guest says (``tell``).
 PROGRESS = 1
@@ -29,6 +30,10 @@ ITEMS = 2
 LOG = 3
 CHECKPOINT = 4
 DEPARTING = 5
+ITEM = 6
+"""What a generator yielded next: result bytes."""
+CREDIT = 7
+"""Wait until more of what the generator yielded was consumed; answered with how many more."""
 CODE = 8
 """The modules of the bundle as compiled here, before any argument is looked at. Once, if LOAD asks for it."""
 
@@ -47,6 +52,9 @@ RUN_HEAD = struct.Struct("<IIdBxxxIIIIII")
 """attempt, items (NONE: single), timeout_s, exact, bytes of call id, of car, ranges of item numbers, item attempts,
 bytes of checkpoint (NONE: no checkpoint), bytes of arguments. All of them follow in that order, ranges and attempts as
 pairs of u32."""
+
+STREAM_HEAD = struct.Struct("<QQ")
+"""Items that aren't wanted any more because they were stored under an earlier lease, and how many of them were consumed."""
 
 RESULT_HEAD = struct.Struct("<II")
 """Position of the first item, bytes of the summary; summary and result follow."""

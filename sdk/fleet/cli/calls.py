@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +13,7 @@ from fleet.protocol.errors import FleetError, FleetUnavailable, InvalidOption, N
 from fleet.protocol.limits import LOG_FOLLOW_S
 
 if TYPE_CHECKING:
-    from fleet.protocol.messages import CallStatus, LogEntry
+    from fleet.protocol.messages import CallStatus, LogEntry, Manifest
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 WORDS = Annotated[
@@ -61,7 +61,8 @@ def run(
         raise NotDeployed(f"{source} has no function {name!r}", hint=f"it has: {known}")
     positional, keywords = args.bind_words(words or [], args.parameters_of(found))
     fleet.enable_output()
-    _print_outcome(lambda: found.remote(*positional, **keywords), name, as_json)
+    work = found.remote_gen if found.yields else found.remote
+    _print_outcome(lambda: work(*positional, **keywords), name, as_json)
 
 
 def call(
@@ -82,22 +83,26 @@ def call(
         raise InvalidOption(f"{target!r} names no function", hint="write APP.FN, as in: fleet call nightly.clean 3")
     if json_args is not None and words:
         raise InvalidOption("arguments come either as words or with --json-args")
-    signature = _signature(app, function)
+    manifest = _manifest(app, function)
+    signature = manifest.signature
     if json_args is not None:
         positional, keywords = args.from_json(json_args)
     else:
         positional, keywords = args.bind_words(words or [], args.parameters_of_text(signature))
     args.check_arguments(target, signature, positional, keywords)
     found = fleet.Function.from_name(app, function)
+    if spawn and manifest.yields:
+        raise InvalidOption(f"{target} is a generator function: what it yields needs somebody who waits for it")
     if spawn:
         started = found.spawn(*positional, **keywords)
         show.result({"call": started.id} if as_json else started.id, as_json)
         return
     fleet.enable_output()
-    _print_outcome(lambda: found.remote(*positional, **keywords), target, as_json)
+    work = found.remote_gen if manifest.yields else found.remote
+    _print_outcome(lambda: work(*positional, **keywords), target, as_json)
 
 
-def _signature(app: str, function: str) -> str:
+def _manifest(app: str, function: str) -> Manifest:
     from fleet.cli.ask import ask_once
     from fleet.protocol.messages import FunctionsReply, FunctionsRequest
     from fleet.protocol.subjects import ApiVerb
@@ -105,7 +110,7 @@ def _signature(app: str, function: str) -> str:
     found = ask_once(ApiVerb.FUNCTIONS, FunctionsRequest(app=app, function=function), FunctionsReply).functions
     for one in found:
         if one.manifest.function == function:
-            return one.manifest.signature
+            return one.manifest
     raise NotDeployed(f"there is no function {app}.{function}")
 
 
@@ -113,6 +118,10 @@ def _print_outcome(work: Callable[[], Any], name: str, as_json: bool) -> None:
     """Run ``work``; what the function itself raised is shown with its remote traceback, then said in one sentence."""
     try:
         value = work()
+        if isinstance(value, Iterator):
+            for item in value:
+                show.item(item, as_json)
+            return
     except FleetError:
         raise
     except Exception as error:
@@ -147,7 +156,7 @@ def calls(
 
 def _row(one: CallStatus) -> tuple[object, ...]:
     took = show.span(max(0.0, one.finished_unix_s - one.submitted_unix_s)) if one.finished_unix_s else "-"
-    items = "-" if one.items is None else f"{one.items_done}/{one.items}"
+    items = "-" if one.items is None and not one.items_done else f"{one.items_done}/{one.items or '...'}"
     return (
         one.call, f"{one.app}.{one.function}", one.state or "unknown", show.ago(one.submitted_unix_s), took,
         one.attempt or "-", one.car or "-", items, one.error or "-",

@@ -52,6 +52,14 @@ def result(value: Any, as_json: bool) -> None:
         print(value if isinstance(value, str) else repr(value))
 
 
+def item(value: Any, as_json: bool) -> None:
+    """One of many that a generator yields, as it comes: a line of its own."""
+    if as_json:
+        print(json.dumps(value, ensure_ascii=False, default=_plain), flush=True)
+    else:
+        print(value if isinstance(value, str) else repr(value), flush=True)
+
+
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """A plain table; cells are text, never markup."""
     from rich.table import Table

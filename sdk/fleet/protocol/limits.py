@@ -33,6 +33,9 @@ REFS_BYTES_MAX = 256 * MIB
 """All values of ``fleet.put`` that the arguments of one call (or of one chunk of a map) refer to."""
 MANIFEST_BYTES_MAX = 64 * KIB
 CHECKPOINT_BYTES_MAX = 4 * MIB
+SAVED_BYTES_MAX = CHECKPOINT_BYTES_MAX + KIB
+"""A checkpoint with what a generator notes beside it."""
+STREAM_WINDOW_BYTES = 4 * MIB
 LOG_LINE_BYTES_MAX = 16 * KIB
 LOG_BYTES_PER_CALL_MAX = 1 * MIB
 ERROR_TEXT_CHARS_MAX = 64 * KIB
@@ -49,6 +52,8 @@ PACKAGES_MAX = 128
 """Packages of one function, those that its packages need included."""
 REFS_MAX = 64
 """Values of ``fleet.put`` in the arguments of one call (or of one chunk of a map)."""
+STREAM_WINDOW_ITEMS = 1024
+"""A generator runs at most this many items, or STREAM_WINDOW_BYTES and one item, ahead of what its caller consumed."""
 GRANT_LEASES_MAX = 64
 LEASES_PER_CAR_MAX = 1024
 OUTCOMES_PER_REPORT_MAX = 64
@@ -81,6 +86,10 @@ RESULT_POLL_S = 5.0
 REQUEST_S = 5.0
 CONNECT_S = 2.5
 OUTCOME_RESEND_S = 1.0
+STREAM_BEAT_S = 2.0
+"""Whoever iterates a remote generator says this often that it is there, and how far it is."""
+STREAM_IDLE_S = 60.0
+"""A generator call whose caller wasn't heard for this long is cancelled."""
 LOG_FOLLOW_S = 30.0
 """Live log lines are pushed for this long after the last time that was asked for."""
 TIMEOUT_S_DEFAULT = 60.0
@@ -111,5 +120,7 @@ assert PAYLOAD_BYTES_MAX % BLOB_PART_BYTES == 0
 assert BUNDLE_BYTES_MAX <= PAYLOAD_BYTES_MAX and PACKAGE_BYTES_MAX <= PAYLOAD_BYTES_MAX, "code travels as blobs"
 assert REFS_BYTES_MAX >= PAYLOAD_BYTES_MAX, "every value that can be put can be used"
 assert GRANT_ACCEPT_S < BEAT_S
+assert STREAM_WINDOW_ITEMS <= CHUNK_ITEMS_MAX, "what a car may have unreported fits one report"
+assert STREAM_IDLE_S > 5 * STREAM_BEAT_S
 assert PROTOCOL_MIN <= PROTOCOL
 assert RESULT_TTL_S_DEFAULT <= BLOB_TTL_S, "blobs of a result outlive the record that names them"

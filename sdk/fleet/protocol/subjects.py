@@ -20,6 +20,7 @@ class ApiVerb(enum.StrEnum):
     CANCEL = "cancel"
     STATUS = "status"
     RESULT = "result"
+    CONSUME = "consume"
     EXPLAIN = "explain"
     CALLS = "calls"
     REGISTER = "register"
@@ -57,6 +58,7 @@ class ToCarVerb(enum.StrEnum):
     """What the control plane may tell a car."""
 
     GRANT = "grant"
+    CREDIT = "credit"
     CANCEL = "cancel"
     DROP = "drop"
     REFRESH = "refresh"
@@ -67,6 +69,7 @@ class InternalVerb(enum.StrEnum):
     """What a frontdoor asks the leader of a partition, on the control plane's own connection."""
 
     CANCEL = "cancel"
+    CONSUME = "consume"
     STATUS = "status"
     EXPLAIN = "explain"
     CALLS = "calls"

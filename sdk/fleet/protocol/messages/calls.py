@@ -13,6 +13,7 @@ class SubmitCall(Message):
 
     The part of a single call is a pickle of ``(args, kwargs)``; that of a chunk is ``pack_items`` of such pickles.
     ``digest`` is the sha256 of the part (or of the blob). ``refs``: blobs that the pickles refer to (``fleet.put``).
+    ``stream``: the function is a generator, its outcome comes in parts as it yields, and it waits for ``ConsumeRequest``.
     """
 
     call: Token
@@ -25,6 +26,7 @@ class SubmitCall(Message):
     items: int | None = Field(None, ge=1, le=limits.CHUNK_ITEMS_MAX)
     group: Token | None = None
     refs: list[BlobRef] = Field([], max_length=limits.REFS_MAX)
+    stream: bool = False
 
 
 class SubmitRequest(Message):
@@ -138,6 +140,20 @@ class ResultReply(Reply):
     more: bool = False
 
 
+class StreamPosition(Message):
+    """How far the caller of a generator is: it consumed ``items`` in all, and needs no part below ``part`` any more."""
+
+    call: Token
+    items: int = Field(ge=0)
+    part: int = Field(0, ge=0)
+
+
+class ConsumeRequest(Message):
+    """Sent while generators are iterated, every STREAM_BEAT_S at least: without it they end. Answered by a Reply."""
+
+    positions: list[StreamPosition] = Field(min_length=1, max_length=limits.LIST_ROWS_MAX)
+
+
 class Metering(Message):
     """What usage is derived from."""
 
@@ -159,6 +175,9 @@ class Metering(Message):
 class OutcomeRecord(Message):
     """The one outcome of a call, or one part of a chunk's (then ``indices`` says which items, as [first, last] ranges).
 
+    A generator's parts are like a chunk's of unknown size, in the order of their items; the record that ends it has no
+    items, only what the generator raised, if it did.
+
     Part 0, if any: for a single call the result bytes as the guest made them, for a chunk ``pack_items`` of one per item.
     Result bytes are one status byte and the codec's bytes: 0 value, 1 exception that the function raised. An item
     the platform ended (timeout, cancel, car lost ...) has status byte 2 and a packed WireError in JSON.
@@ -179,7 +198,7 @@ class OutcomeRecord(Message):
     blob: Digest | None = None
     blob_bytes: int = 0
     items: int | None = None
-    """How many items the whole chunk has."""
+    """How many items the whole chunk has, or the generator yielded."""
     group: Token | None = None
     metering: Metering | None = None
     submit_digest: str = ""
@@ -217,3 +236,8 @@ class InvocationState(Message):
     group: Token | None = None
     checkpoint: bool = False
     refs: list[BlobRef] = []
+    stream: bool = False
+    delivered: int = 0
+    """Items of a generator that are stored as parts: a run begins behind them."""
+    consumed: int = 0
+    """Of these, what the caller had taken when this was written."""

@@ -97,7 +97,8 @@ class LeaseGrant(Message):
     """One granted call; its part holds the arguments (empty: fetch ``blob`` under the lease).
 
     ``item_numbers``: ranges of the chunk's items in the part, None for a single call. ``refs``, and the program's bundle
-    and packages, are fetched under the lease, too, unless the car has them.
+    and packages, are fetched under the lease, too, unless the car has them. ``stream``: a generator, of which
+    ``skip`` items are stored and ``consumed`` of them taken; its PARTIAL outcomes go on with item ``skip``.
     """
 
     lease: Lease
@@ -112,6 +113,9 @@ class LeaseGrant(Message):
     exact: bool = False
     blob: Digest | None = None
     payload_bytes: int = 0
+    stream: bool = False
+    skip: int = 0
+    consumed: int = 0
     checkpoint: bool = False
     """A part with the saved state follows directly behind the arguments."""
     departures: int = 0
@@ -140,6 +144,12 @@ class CarCancel(Message):
     counters: list[int]
 
 
+class CarCredit(Message):
+    """How many items of a generator its caller has taken in all, by the counter of the lease."""
+
+    consumed: dict[int, int]
+
+
 class RunStatus(enum.StrEnum):
     """How a run on a slot ended."""
 
@@ -157,13 +167,15 @@ class RunStatus(enum.StrEnum):
 class RunOutcome(Message):
     """What came of one lease. Part: result bytes (single), or ``pack_items`` of the items in ``done`` in order.
 
-    For TIMEOUT and TRAP of a chunk ``culprit`` is the item that was running, None if it isn't known exactly.
+    For TIMEOUT and TRAP of a chunk ``culprit`` is the item that was running, None if it isn't known exactly. ``items``, when
+    a generator ends: how many items there are before this outcome, those of earlier leases included.
     """
 
     lease: Lease
     status: RunStatus
     done: list[tuple[int, int]] | None = None
     culprit: int | None = None
+    items: int = 0
     message: str = ""
     summary: str = ""
     blob: Digest | None = None

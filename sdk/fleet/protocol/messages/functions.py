@@ -62,6 +62,8 @@ class Manifest(Message):
     queue_timeout_s: float | None = None
     max_concurrency: int | None = Field(None, ge=1)
     result_ttl_s: float = limits.RESULT_TTL_S_DEFAULT
+    yields: bool = False
+    """A generator function: its calls are streams."""
     signature: str = ""
     """For people: ``(x: int, y: int = 1) -> int``."""
     doc: str = ""
