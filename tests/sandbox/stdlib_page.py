@@ -46,9 +46,9 @@ _BEHAVIOUR = """
 
 Each version of a function has instances of its own; nothing of it reaches another function. With `isolation="call"`
 every call gets a fresh one. Otherwise calls that meet the same warm instance share what its modules keep (globals, caches,
-loggers, context variables, `random`'s state) and the files in `/tmp`. After each call the working directory, `sys.stdout`, `sys.stderr`,
-`sys.stdin`, `os.environ`, `sys.argv`, decimal's context and the recursion limit are put back to what they were when the
-function's module had been imported. A sandbox ends without a word: functions given to `atexit` don't run.
+loggers, context variables, `random`'s state) and the files in `/tmp`. After each call the working directory, `sys.stdout`,
+`sys.stderr`, `sys.stdin`, `os.environ`, `sys.argv`, decimal's context and the recursion limit are put back to what they
+were when the function's module had been imported. A sandbox ends without a word: functions given to `atexit` don't run.
 """
 
 

@@ -131,10 +131,10 @@ def _install_processes() -> None:
     _put(multiprocessing.process.BaseProcess, "start", no_worker)
     for place in (multiprocessing.context.BaseContext, multiprocessing):
         _put(place, _SHARED, no_worker)
-        for (
-            name
-        ) in _LOCKS.split():  # Packages make such locks in case somebody starts processes; one process needs none.
-            _put(place, name, staticmethod(getattr(threading, name)))
+    for name in _LOCKS.split():  # Packages make such locks in case somebody starts processes: those of threads do here.
+        lock = getattr(threading, name)
+        _put(multiprocessing, name, lock)
+        _put(multiprocessing.context.BaseContext, name, staticmethod(lock))
     _put(multiprocessing.pool.ThreadPool, "__init__", refuse(RuntimeError, THREADS))
     _put(concurrent.futures.ProcessPoolExecutor, "__init__", no_worker)
 
