@@ -169,8 +169,9 @@ class Consumed:
     tenant: str
     call: str
     items: int
+    received: int = 0
+    """The first so many items are with the caller, all of the parts below ``part``."""
     part: int = 0
-    """Parts below this one are with the caller."""
 
 
 @dataclass(slots=True)

@@ -262,7 +262,7 @@ class Dispatcher:
             await self._ask(InternalVerb.CONSUME, ConsumeRequest(positions=list(positions)), Reply, tenant)
             return
         for position in positions:
-            term.tell(events.Consumed(tenant, position.call, position.items, position.part))
+            term.tell(events.Consumed(tenant, position.call, position.items, position.received, position.part))
 
     async def status(self, tenant: str, calls: Sequence[str]) -> list[CallStatus]:
         """One row for each, in order; ``state`` None where it neither waits nor runs."""

@@ -16,6 +16,7 @@ import anyio
 from fleet.protocol import frames
 from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError
 from fleet.protocol.frames import Bytes
+from fleet.protocol.limits import STREAM_PART_TTL_S
 from fleet.protocol.messages import DeadLetter, InvocationState, OutcomeRecord
 from fleet.protocol.subjects import (
     BUCKET_CHECKPOINTS,
@@ -121,6 +122,8 @@ class Store:
                 self._later(self._commit, op, subject, data)
 
         ttl_s = op.entry.queue.manifest.result_ttl_s
+        if op.entry.state.stream and not op.record.final:
+            ttl_s = min(ttl_s, STREAM_PART_TTL_S)
         self._outcomes.publish_then(subject, data, on_stored, expect_last_subject_seq=0, ttl_s=ttl_s)
 
     async def _commit_conflict(self, op: Commit, subject: str, data: bytes) -> None:

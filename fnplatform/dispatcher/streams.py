@@ -5,6 +5,8 @@ What a caller has taken is soft state: it says so again and again, and a new lea
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 from fleet.protocol.errors import CallCancelled
 from fleet.protocol.limits import MIB, STREAM_IDLE_S
 from fleet.protocol.messages import CallState
@@ -31,8 +33,11 @@ def consumed(board: Board, event: Consumed) -> None:
     if entry is None or not entry.state.stream:
         return
     entry.consumer_s = board.now_s
-    board.streams.pop(entry)
+    board.streams.pop(entry, None)
     board.streams[entry] = None
+    if event.received > entry.delivered and not entry.ops:
+        # An earlier leader stored them, and they have expired since: what the caller has needn't be made again.
+        entry.delivered, entry.next_part = event.received, max(entry.next_part, event.part)
     # Not more than was delivered: however far a caller claims to be, the car keeps no more than a window unreported.
     entry.consumed = max(entry.consumed, min(event.items, entry.delivered))
     if entry.lease is not None:  # Also where it is nothing new: what was told before may have got lost.
@@ -70,9 +75,8 @@ def idle(board: Board) -> None:
     """End generators whose callers weren't heard for too long: nobody will ever take what they yield."""
     if board.adopting:
         return
-    for entry in list(board.streams):
-        if board.now_s - entry.consumer_s < STREAM_IDLE_S:
-            return
+    due = list(takewhile(lambda entry: board.now_s - entry.consumer_s >= STREAM_IDLE_S, board.streams))
+    for entry in due:
         if entry.phase in (Phase.GONE, Phase.ENDING):
             continue
         if entry.lease is not None:

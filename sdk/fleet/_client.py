@@ -283,6 +283,7 @@ class Client:
         if self.closed:
             return
         try:
+            self.cancel_soon(self._positions.open)  # nobody will iterate them any more
             lost = self.flush()
             if lost:
                 print(f"fleet: {lost} spawned calls were not accepted before the end", file=sys.stderr)

@@ -19,7 +19,7 @@ from fleet.transport import Bus, Request
 class StreamTicket(Ticket):
     """One generator call. Parts come in any order and leave in theirs; what has left is forgotten."""
 
-    __slots__ = ("_batches", "_early", "_last", "_next", "_received", "_waker", "consumed")
+    __slots__ = ("_batches", "_early", "_last", "_next", "_waker", "consumed", "received")
 
     def __init__(self, call: str, submit: SubmitCall | None = None, payload: bytes | None = None) -> None:
         super().__init__(call, submit, payload)
@@ -28,7 +28,8 @@ class StreamTicket(Ticket):
         self._early: dict[int, tuple[OutcomeRecord, bytes | memoryview]] = {}
         self._batches: deque[list[memoryview]] = deque()
         self._next = 0
-        self._received = 0
+        self.received = 0
+        """Items that are here, or were."""
         self._last: bytes | memoryview = b""
         self._waker: Callable[[], None] | None = None
 
@@ -54,10 +55,10 @@ class StreamTicket(Ticket):
             self.finish(error)
             return
         first, last = (record.indices or [(0, -1)])[0]
-        if first != self._received or last + 1 - first != len(items):
-            self.finish(ProtocolError(f"items {first} to {last} of a generator don't follow {self._received} others"))
+        if first != self.received or last + 1 - first != len(items):
+            self.finish(ProtocolError(f"items {first} to {last} of a generator don't follow {self.received} others"))
             return
-        self._received += len(items)
+        self.received += len(items)
         self._batches.append(items)
 
     @property
@@ -132,6 +133,11 @@ class Positions:
             self._soon = True
             self._loop.call_soon(self._send_due)
 
+    @property
+    def open(self) -> list[Ticket]:
+        """Generators that aren't over."""
+        return [ticket for ticket in self._tickets if not ticket.done]
+
     def on_reconnect(self) -> None:
         """A new leader may not know where they are."""
         self._send(list(self._tickets))
@@ -154,7 +160,7 @@ class Positions:
 
     def _send(self, tickets: list[StreamTicket]) -> None:
         positions = [
-            StreamPosition(call=ticket.call, items=ticket.consumed, part=ticket.next_part)
+            StreamPosition(call=ticket.call, items=ticket.consumed, received=ticket.received, part=ticket.next_part)
             for ticket in tickets
             if not ticket.done
         ]

@@ -98,6 +98,10 @@ class TestStreams:
         gc.collect()
         shared_fleet.wait_for(lambda: cancelled(call), "garbage to cancel")
         assert fn.one.remote() == 1, "the slot is free"
+        with fleet.connect(shared_fleet.url):
+            stream = fn.forever.remote_gen()
+            assert next(stream) == 0
+        shared_fleet.wait_for(lambda: cancelled(stream.id), "the end of the connection to cancel")
         stream = fn.forever.remote_gen()
         assert next(stream) == 0
         assert fleet.Call.from_id(stream.id).cancel()

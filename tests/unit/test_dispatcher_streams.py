@@ -30,7 +30,7 @@ def yields(rig: Rig, lease: Lease, first: int, last: int) -> list[str] | None:
 
 
 def take(rig: Rig, items: int, part: int = 0) -> list[Credit]:
-    rig.tell(events.Consumed("default", "a", items, part))
+    rig.tell(events.Consumed("default", "a", items, 0, part))
     return rig.take(Credit)
 
 
@@ -197,6 +197,23 @@ def test_next_leader_goes_on_behind_the_newest_part() -> None:
     assert op.record.part == 9
 
 
+def test_next_leader_believes_the_caller_where_parts_have_expired() -> None:
+    rig = Rig(epoch=7, adopting=True, seq=1)
+    rig.tell(events.Queued([events.NewCall(state("a", stream=True), 1, manifest(), True)]))
+    rig.tell(events.CaughtUp())
+    rig.car("car-1")
+    rig.tell(events.Consumed("default", "a", 20, 25, 9))
+    rig.pass_s(limits.ADOPTION_S + 0.1, "car-1")
+    (check,) = rig.take(Check)
+    rig.tell(events.Checked(check.entry, check.seq, False, []))
+    rig.store()
+    (lease,) = rig.accept()
+    assert (entry_of(rig).delivered, entry_of(rig).next_part) == (25, 9)
+    yields(rig, lease, 25, 26)
+    assert [op.record.part for op in rig.store() if isinstance(op, Commit)] == [9]
+    assert [credit.consumed for credit in take(rig, 20)] == [20]
+
+
 def test_generators_never_wait_behind_or_before_other_calls() -> None:
     rig = Rig()
     generator(rig)
@@ -236,7 +253,7 @@ def test_every_item_once_and_in_order_whatever_happens() -> None:
             case 2 if at == total:
                 rig.report(lease, items=at)
             case 3:
-                rig.tell(events.Consumed("default", "a", random_.randrange(total), random_.randrange(20)))
+                rig.tell(events.Consumed("default", "a", random_.randrange(total), 0, random_.randrange(20)))
                 rig.take(Credit)
             case _ if at < total:
                 last = min(total - 1, at + random_.randrange(4))

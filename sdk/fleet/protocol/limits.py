@@ -90,6 +90,8 @@ STREAM_BEAT_S = 2.0
 """Whoever iterates a remote generator says this often that it is there, and how far it is."""
 STREAM_IDLE_S = 60.0
 """A generator call whose caller wasn't heard for this long is cancelled."""
+STREAM_PART_TTL_S = 3600.0
+"""Parts of a generator are kept this long at most: whoever wants them has them soon, or never will."""
 LOG_FOLLOW_S = 30.0
 """Live log lines are pushed for this long after the last time that was asked for."""
 TIMEOUT_S_DEFAULT = 60.0
@@ -121,6 +123,6 @@ assert BUNDLE_BYTES_MAX <= PAYLOAD_BYTES_MAX and PACKAGE_BYTES_MAX <= PAYLOAD_BY
 assert REFS_BYTES_MAX >= PAYLOAD_BYTES_MAX, "every value that can be put can be used"
 assert GRANT_ACCEPT_S < BEAT_S
 assert STREAM_WINDOW_ITEMS <= CHUNK_ITEMS_MAX, "what a car may have unreported fits one report"
-assert STREAM_IDLE_S > 5 * STREAM_BEAT_S
+assert STREAM_IDLE_S > 5 * STREAM_BEAT_S and STREAM_PART_TTL_S > 10 * STREAM_IDLE_S
 assert PROTOCOL_MIN <= PROTOCOL
 assert RESULT_TTL_S_DEFAULT <= BLOB_TTL_S, "blobs of a result outlive the record that names them"

@@ -141,10 +141,13 @@ class ResultReply(Reply):
 
 
 class StreamPosition(Message):
-    """How far the caller of a generator is: it consumed ``items`` in all, and needs no part below ``part`` any more."""
+    """How far the caller of a generator is: it consumed ``items`` in all, and has the first ``received``, which came in the
+    parts below ``part``.
+    """
 
     call: Token
     items: int = Field(ge=0)
+    received: int = Field(0, ge=0)
     part: int = Field(0, ge=0)
 
 
