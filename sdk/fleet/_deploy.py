@@ -21,7 +21,7 @@ from fleet.protocol.ids import check_token
 if TYPE_CHECKING:
     from fleet._bundle import Bundle
     from fleet._client import Client
-    from fleet._packages import Lock
+    from fleet._packages_cache import Lock
     from fleet.protocol.messages import DeployReply, Manifest
 
 
@@ -68,7 +68,7 @@ class Deployed:
 def deploy(client: Client, loaded: LoadedApp, tell: Callable[[str], None] | None = None) -> Deployed:
     """Make the functions of ``loaded`` the whole of its app, in one step: either all are live then, or nothing changed.
 
-    ``tell`` gets a line for each step of finding packages, and what was left out of them.
+    ``tell`` gets a line for each step that packages take which this machine doesn't know yet.
     """
     from fleet._register import code, describe
     from fleet.protocol.messages import DeployReply, DeployRequest

@@ -19,7 +19,8 @@ from fleet.protocol.messages import Manifest, Package, Program, RegisterReply, R
 from fleet.protocol.subjects import ApiVerb
 
 if TYPE_CHECKING:
-    from fleet._packages import Lock, Tell
+    from fleet._packages import Tell
+    from fleet._packages_cache import Lock
 
 TEXT_CHARS_MAX = 2000
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")

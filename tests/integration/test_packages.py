@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from rich.text import Text
 
 import fleet
+from fleet.testing import LocalFleet
 from tests.integration import package_functions as fn
 
 pytestmark = pytest.mark.usefixtures("shared_fleet")
@@ -77,7 +84,7 @@ def test_a_package_that_was_not_named_is_pointed_out() -> None:
         fn.links.remote(Text("hello"))
 
 
-def test_functions_share_packages_by_digest(shared_fleet: fleet.testing.LocalFleet) -> None:
+def test_functions_share_packages_by_digest(shared_fleet: LocalFleet) -> None:
     from fleet import _client
 
     client = _client.current()
@@ -94,3 +101,59 @@ def test_each_call_may_have_a_fresh_sandbox() -> None:
     fresh = fn.slugs.with_options(isolation="call")
     assert [fresh.remote(["A b"]) for _ in range(3)] == [["a-b"]] * 3
     assert list(fresh.map([["A"], ["B"]])) == [["a"], ["b"]]
+
+
+APP = """
+import fleet
+
+@fleet.function(packages={packages})
+def slug(text: str) -> str:
+    from slugify import slugify
+    return slugify(text)
+
+@fleet.function
+def plain(text: str) -> str:
+    return text
+
+if __name__ == "__main__":
+    print(slug.remote("From a Script"))
+"""
+
+
+def _python(*arguments: str, url: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", *arguments], capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "FLEET_URL": url, **environment},
+    )  # fmt: skip
+
+
+def test_deploy_shows_what_was_locked(shared_fleet: LocalFleet, tmp_path: Path) -> None:
+    app = tmp_path / "locked.py"
+    app.write_text(APP.format(packages=["python-slugify==8.0.4"]))
+    done = _python("-m", "fleet.cli.main", "deploy", str(app), url=shared_fleet.url)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert "python-slugify==8.0.4, text-unidecode==1.3" in rows["locked.slug"]
+    assert "==" not in rows["locked.plain"]
+    again = json.loads(_python("-m", "fleet.cli.main", "deploy", str(app), "--json", url=shared_fleet.url).stdout)
+    assert again["unchanged"] and again["packages"]["slug"] == ["python-slugify==8.0.4", "text-unidecode==1.3"]
+    assert fleet.Function.from_name("locked", "slug").remote("By Name") == "by-name"
+
+
+def test_deploy_refuses_native_packages_in_a_sentence(shared_fleet: LocalFleet, tmp_path: Path) -> None:
+    app = tmp_path / "refused.py"
+    app.write_text(APP.format(packages=["numpy"]))
+    done = _python("-m", "fleet.cli.main", "deploy", str(app), url=shared_fleet.url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-2] == "error: numpy can't run in a car's sandbox: it is native code"
+    assert done.stderr.splitlines()[-1].startswith("hint: numeric work belongs to the jax lane")
+    assert "refused" not in _python("-m", "fleet.cli.main", "list", url=shared_fleet.url).stdout
+
+
+def test_a_script_is_quiet_once_its_packages_are_known(shared_fleet: LocalFleet, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(APP.format(packages=["python-slugify==8.0.4"]))
+    assert fn.slugs.with_options(packages=["python-slugify==8.0.4"]).remote(["x"]) == ["x"]
+    unreachable = {"UV_DEFAULT_INDEX": "http://127.0.0.1:1/simple", "UV_OFFLINE": "1"}
+    done = _python(str(script), url=shared_fleet.url, **unreachable)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "from-a-script\n", "")

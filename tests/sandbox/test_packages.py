@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import types
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fleet import _packages
+from fleet import _packages, _packages_cache
+from fleet._packages_cache import Lock
 from fleet._packages_resolve import IndexUnreachable
 from fleet.protocol.errors import DeployError
 from fleet.protocol.options import Options
@@ -55,7 +58,7 @@ class Index:
     def add_native(self, name: str, files: dict[str, str | bytes], needs: tuple[str, ...] = ()) -> None:
         self.add(name, files, needs=needs, tag="cp314-cp314-manylinux_2_17_x86_64")
 
-    def lock(self, *requirements: str) -> _packages.Lock:
+    def lock(self, *requirements: str) -> Lock:
         self.said.clear()
         return _packages.lock(Options().changed({"packages": requirements}).packages, self.said.append)
 
@@ -75,7 +78,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guest_image: GuestIma
     return Index(wheels)
 
 
-def evaluate(bench: Bench, lock: _packages.Lock, source: str, *args: Any) -> Any:
+def evaluate(bench: Bench, lock: Lock, source: str, *args: Any) -> Any:
     """What ``f`` of ``source`` returns with the packages of ``lock``."""
     program = SlotProgram(f"{lock}{source}", "__main__", "f", 256 * MIB)
     bench.sandbox.load(program, zipped({"__main__.py": source}), [lock.read(one.digest) for one in lock.packages])
@@ -152,6 +155,7 @@ def test_a_package_is_not_accepted_because_another_one_does_without_it(index: In
         index.lock("parser", "soup")
     lock = index.lock("soup")
     assert [one.name for one in lock.packages] == ["soup"] and lock.left_out == ("parser",), "nobody asked for it"
+    assert index.said[-1] == "left out, being native code that the other packages do without: parser"
 
 
 def test_what_fails_in_the_sandbox_is_told(index: Index) -> None:
@@ -202,7 +206,7 @@ def test_exact_versions_are_resolved_once(index: Index, monkeypatch: pytest.Monk
     first = index.lock("thing==1.0")
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(_packages, "_make", None)  # Nothing is made any more.
-    monkeypatch.setattr(_packages.time, "time", lambda: 4e9)
+    monkeypatch.setattr(_packages_cache, "time", types.SimpleNamespace(time=lambda: 4e9))
     assert index.lock("Thing == 1.0") == first and index.said == []
 
 
@@ -235,6 +239,22 @@ def test_damage_in_the_cache_is_noticed(index: Index) -> None:
         index.lock("thing==1.0").read(packed.digest)
     again = index.lock("thing==1.0")
     assert again.packages == (packed,) and len(again.read(packed.digest)) == packed.size_bytes
+
+
+def test_what_nobody_uses_goes(index: Index) -> None:
+    index.add("old", {"old.py": ""})
+    index.add("new", {"new.py": ""})
+    kept, gone = index.lock("new==1.0").packages[0], index.lock("old==1.0").packages[0]
+    cache = _packages_cache.Cache()
+    for packed_one in (kept, gone):
+        os.utime(cache.zip_of(packed_one.digest), (1e9, 1e9))
+    left = cache.root / "work-of-one-that-was-killed"
+    left.mkdir()
+    assert index.lock("new==1.0").packages == (kept,), "using it notes that it is used"
+    index.add("third", {"third.py": ""})
+    index.lock("third==1.0")
+    assert cache.zip_of(kept.digest).exists() and not cache.zip_of(gone.digest).exists() and not left.exists()
+    assert index.lock("old==1.0").packages == (gone,)
 
 
 def test_nothing_kept_names_an_index(index: Index) -> None:

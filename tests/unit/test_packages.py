@@ -224,3 +224,16 @@ def test_native_dependencies_that_nobody_misses_are_left_out() -> None:
 def test_pure_packages_that_need_what_a_sandbox_lacks_are_refused_with_their_words() -> None:
     verdict = judge([_record("a", ["a"])], ["a"], Imports({"a": "OSError: no sockets"}, [], []))
     assert (verdict.refused, verdict.why, verdict.is_native) == ("a", "OSError: no sockets", False)
+
+
+# --- progress ---
+
+
+def test_what_is_quick_is_silent_and_what_takes_long_says_the_step(capsys: pytest.CaptureFixture[str]) -> None:
+    said = _packages.Said()
+    said("resolving 1 package")
+    said("fetching 1 package")
+    assert capsys.readouterr().err == ""
+    said.show()
+    said("importing them in the sandbox")
+    assert capsys.readouterr().err == "fetching 1 package\nimporting them in the sandbox\n"
