@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def _uv(arguments: Sequence[str], stdin: str) -> subprocess.CompletedProcess[str
     environment.pop("VIRTUAL_ENV", None)
     try:
         return subprocess.run(
-            [find_uv(), *arguments],
+            [find_uv(), *arguments, "--python", sys.executable],
             input=stdin,
             capture_output=True,
             text=True,
@@ -152,9 +153,10 @@ def find_uv() -> str:
 
 _NETWORK = re.compile(
     r"error sending request|client error \(connect\)|dns error|timed out|connection refused|tunnel error"
-    r"|network was disabled|certificate|operation was canceled|error trying to connect|HTTP status server error",
+    r"|network was disabled|operation was canceled|error trying to connect|HTTP status server error",
     re.IGNORECASE,
 )
+_CERTIFICATE_HINT = "name your certificates in SSL_CERT_FILE, or use those of the system with UV_SYSTEM_CERTS=1"
 _UNKNOWN = re.compile(r"([\w.\[\]-]+) was not found in (?:the package registry|the provided|the cache)")
 _NO_VERSION = re.compile(r"(?:there (?:is|are) no versions? of|(?:is|are) available and you require) ([^\s,]+)")
 _NO_WHEEL = re.compile(r"(\S+) has no (?:usable wheels|wheels with a matching|wheels)")
@@ -171,6 +173,8 @@ def explained(stderr: str) -> DeployError:
     """What uv's complaint means, as one sentence."""
     text = " ".join(stderr.split())
     cause = text.partition("cause: ")[2] or text.partition("error: ")[2] or text
+    if "peer certificate" in text:
+        return IndexUnreachable("the package index shows a certificate that isn't trusted here", hint=_CERTIFICATE_HINT)
     if _NETWORK.search(text):
         return IndexUnreachable(
             "the package index can't be reached", hint="are you offline? Else see uv's or pip's settings"
