@@ -5,6 +5,7 @@ Everything of it runs in one background thread (``_loop``); callers hand tickets
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import hashlib
 import os
@@ -24,7 +25,7 @@ from fleet._function import Function
 from fleet._loop import LoopThread, Waiter
 from fleet._packed import refs_of
 from fleet._positions import Positions, StreamTicket
-from fleet._register import Bound, bind, register
+from fleet._register import Bound, bind, lock, register
 from fleet._settings import Settings
 from fleet._submit import Submitter
 from fleet._ticket import Ticket
@@ -124,6 +125,7 @@ class Client:
         known = function.__dict__.get("_bound")
         if isinstance(known, Bound) and known.client is self:
             return known
+        lock(function)  # What may take long doesn't keep other functions waiting.
         with self._binding:
             bound = bind(self, function)
             if bound.manifest is not None:
@@ -136,6 +138,8 @@ class Client:
         known = function.__dict__.get("_bound")
         if isinstance(known, Bound) and known.client is self:
             return known
+        if function.options.packages:
+            await asyncio.to_thread(lock, function)
         bound = bind(self, function)
         if bound.manifest is not None:
             await self.run_aio(lambda: register(self._api, self._blobs, bound))

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,9 @@ from fleet.protocol.errors import DeployError
 from fleet.protocol.ids import check_token
 
 if TYPE_CHECKING:
+    from fleet._bundle import Bundle
     from fleet._client import Client
+    from fleet._packages_cache import Lock
     from fleet.protocol.messages import DeployReply, Manifest
 
 
@@ -55,31 +57,46 @@ def load_app(source: str, app: str | None = None) -> LoadedApp:
     return LoadedApp(check_token(app or apps[0], "app"), functions)
 
 
-def deploy(client: Client, loaded: LoadedApp) -> DeployReply:
-    """Make the functions of ``loaded`` the whole of its app, in one step: either all are live then, or nothing changed."""
-    from fleet._register import describe
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """What a deploy did, and which packages each function was locked to (``name==version``, by the function's name)."""
+
+    reply: DeployReply
+    packages: dict[str, list[str]]
+
+
+def deploy(client: Client, loaded: LoadedApp, tell: Callable[[str], None] | None = None) -> Deployed:
+    """Make the functions of ``loaded`` the whole of its app, in one step: either all are live then, or nothing changed.
+
+    ``tell`` gets a line for each step that packages take which this machine doesn't know yet.
+    """
+    from fleet._register import code, describe
     from fleet.protocol.messages import DeployReply, DeployRequest
     from fleet.protocol.subjects import ApiVerb
 
-    bundles: dict[str, bytes] = {}
+    owners: dict[str, tuple[Bundle, Lock | None]] = {}
     manifests: list[Manifest] = []
     for function in loaded.functions:
-        manifest, bundle = describe(function, loaded.app)
+        manifest, bundle, packages = describe(function, loaded.app, tell)
         manifests.append(manifest)
-        bundles[bundle.digest] = bundle.data
+        owners[bundle.digest] = (bundle, packages)
+        owners.update({one.digest: (bundle, packages) for one in manifest.program.packages})
     request = DeployRequest(app=loaded.app, manifests=manifests)
 
     async def work() -> DeployReply:
         reply, _ = await client.api.ask(ApiVerb.DEPLOY, request, DeployReply)
         for digest in reply.missing:
-            await client.blobs.put(digest, bundles[digest])
+            await client.blobs.put(digest, code(digest, *owners[digest]))
         if reply.missing:
             reply, _ = await client.api.ask(ApiVerb.DEPLOY, request, DeployReply)
         if reply.missing or reply.app_version is None:
-            raise DeployError(f"the platform did not keep the bundles of {loaded.app}", hint="try again")
+            raise DeployError(f"the platform did not keep the code of {loaded.app}", hint="try again")
         return reply
 
-    return client.run(work)
+    locked = {
+        manifest.function: [f"{one.name}=={one.version}" for one in manifest.program.packages] for manifest in manifests
+    }
+    return Deployed(client.run(work), locked)
 
 
 def _import(source: str) -> ModuleType:

@@ -10,7 +10,7 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import cloudpickle
@@ -40,6 +40,7 @@ class _Pickler(cloudpickle.Pickler):
     """
 
     modules: frozenset[str] | None = None
+    tops: frozenset[str] = frozenset()
     refs: dict[str, Ref[Any]]
     """Values of ``fleet.put`` that were met."""
 
@@ -48,19 +49,22 @@ class _Pickler(cloudpickle.Pickler):
             self.refs[obj.digest] = obj
             return NotImplemented
         if isinstance(obj, _BY_NAME):
-            _check_named(obj, self.modules)
+            _check_named(obj, self.modules, self.tops)
             return NotImplemented
         if isinstance(obj, types.ModuleType):
-            _check_module(obj.__name__, f"module {obj.__name__}", self.modules)
+            _check_module(obj.__name__, f"module {obj.__name__}", self.modules, self.tops)
         return super().reducer_override(obj)  # type: ignore[no-untyped-call]
 
 
 class ArgumentPickler:
-    """Pickles arguments for one function. ``modules``: what its bundle holds; None: unknown, it was found by name."""
+    """Pickles arguments for one function. ``modules``: what its bundle holds; None: unknown, it was found by name.
 
-    def __init__(self, modules: frozenset[str] | None) -> None:
+    ``tops``: top-level names that its packages make importable.
+    """
+
+    def __init__(self, modules: frozenset[str] | None, tops: Iterable[str] = ()) -> None:
         self._modules = modules
-        self._kind = type("BoundPickler", (_Pickler,), {"modules": modules})
+        self._kind = type("BoundPickler", (_Pickler,), {"modules": modules, "tops": _GUEST_TOPS.union(tops)})
 
     def dumps(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
         """The pickle of ``(args, kwargs)``."""
@@ -138,7 +142,7 @@ def _children(path: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield f"{path}.{name}", item
 
 
-def _check_named(obj: Any, modules: frozenset[str] | None) -> None:
+def _check_named(obj: Any, modules: frozenset[str] | None, tops: frozenset[str]) -> None:
     if isinstance(obj, Function):
         if obj._raw is None:
             return
@@ -150,19 +154,19 @@ def _check_named(obj: Any, modules: frozenset[str] | None) -> None:
         return
     if "<lambda>" in name or "<locals>" in name:
         raise _CannotTravel(f"{kind} {name} is not at the top level of a module")
-    _check_module(module, f"{kind} {module}.{name}", modules)
+    _check_module(module, f"{kind} {module}.{name}", modules, tops)
 
 
-def _check_module(module: str, what: str, modules: frozenset[str] | None) -> None:
+def _check_module(module: str, what: str, modules: frozenset[str] | None, tops: frozenset[str]) -> None:
     if modules is not None and module in modules:
         return
     if module == "__main__":
         raise _CannotTravel(f"{what} is defined in the script, which the called function's module doesn't import")
     top = module.partition(".")[0]
-    if top in _GUEST_TOPS:
+    if top in tops:
         return
     file = getattr(sys.modules.get(module), "__file__", None) or ""
     if "site-packages" in file or "dist-packages" in file or (modules is not None and not file.endswith(".py")):
-        raise _CannotTravel(f"{what} belongs to the package {top}, which sandboxes don't have yet")
+        raise _CannotTravel(f"{what} belongs to the package {top}, which isn't in packages= of the function")
     if modules is not None:
         raise _CannotTravel(f"{what} is not part of the function's bundle")

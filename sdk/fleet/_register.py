@@ -6,7 +6,7 @@ import inspect
 import re
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fleet
 from fleet._api import Api
@@ -15,8 +15,12 @@ from fleet._bundle import Bundle, bundle_of, locate
 from fleet._function import Function
 from fleet._pickling import ArgumentPickler
 from fleet.protocol.errors import DeployError
-from fleet.protocol.messages import Manifest, Program, RegisterReply, RegisterRequest, Requires, Retries
+from fleet.protocol.messages import Manifest, Package, Program, RegisterReply, RegisterRequest, Requires, Retries
 from fleet.protocol.subjects import ApiVerb
+
+if TYPE_CHECKING:
+    from fleet._packages import Tell
+    from fleet._packages_cache import Lock
 
 TEXT_CHARS_MAX = 2000
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -33,6 +37,7 @@ class Bound:
     pickler: ArgumentPickler
     manifest: Manifest | None = None
     bundle: Bundle | None = None
+    packages: Lock | None = None
 
 
 def bind(client: object, function: Function[Any, Any]) -> Bound:
@@ -40,15 +45,19 @@ def bind(client: object, function: Function[Any, Any]) -> Bound:
     if function._ref is not None:
         ref = function._ref
         return Bound(client, ref.app, ref.function, ref.version, ArgumentPickler(None))
-    manifest, bundle = describe(function, function.app_name)
-    return Bound(
-        client, manifest.app, manifest.function, None, ArgumentPickler(bundle.modules), manifest=manifest, bundle=bundle
-    )
+    manifest, bundle, packages = describe(function, function.app_name)
+    pickler = ArgumentPickler(bundle.modules, tops=packages.tops if packages is not None else ())
+    return Bound(client, manifest.app, manifest.function, None, pickler, manifest, bundle, packages)
 
 
-def describe(function: Function[Any, Any], app: str) -> tuple[Manifest, Bundle]:
-    """The manifest of a function as part of ``app``, and the bundle that it names."""
+def describe(function: Function[Any, Any], app: str, tell: Tell | None = None) -> tuple[Manifest, Bundle, Lock | None]:
+    """The manifest of a function as part of ``app``, and what it names: the bundle, and the packages if there are any.
+
+    Packages that this machine doesn't know yet are resolved and tried, which takes seconds: ``tell`` as in
+    ``_packages.lock``.
+    """
     options = function.options
+    packages = lock(function, tell)
     module, qualname = locate(function)
     bundle = bundle_of(module, options.include, options.exclude)
     program = Program(
@@ -60,6 +69,10 @@ def describe(function: Function[Any, Any], app: str) -> tuple[Manifest, Bundle]:
         memory_bytes=options.memory_bytes,
         timeout_s=options.timeout_s,
         isolation=options.isolation,
+        packages=[
+            Package(name=one.name, version=one.version, digest=one.digest, size_bytes=one.size_bytes)
+            for one in (packages.packages if packages is not None else ())
+        ],
     )
     retries = options.retries
     manifest = Manifest(
@@ -83,19 +96,36 @@ def describe(function: Function[Any, Any], app: str) -> tuple[Manifest, Bundle]:
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         sdk=fleet.__version__,
     )
-    return manifest, bundle
+    return manifest, bundle, packages
+
+
+def lock(function: Function[Any, Any], tell: Tell | None = None) -> Lock | None:
+    """What the packages of a function stand for; None where it names none. See ``_packages.lock``."""
+    if not function.options.packages:
+        return None
+    from fleet import _packages  # Here: resolvers and parsers of settings that most scripts never need.
+
+    return _packages.lock(function.options.packages, tell)
+
+
+def code(digest: str, bundle: Bundle, packages: Lock | None) -> bytes:
+    """What the platform misses of a function's code: its bundle, or one of its packages."""
+    if digest == bundle.digest or packages is None:
+        return bundle.data
+    return packages.read(digest)
 
 
 async def register(api: Api, blobs: Blobs, bound: Bound) -> str:
-    """Register the version of ``bound`` and note it there; the bundle is sent only where it is missing."""
+    """Register the version of ``bound`` and note it there; only code that is missing there is sent."""
     assert bound.manifest is not None and bound.bundle is not None
     request = RegisterRequest(manifests=[bound.manifest])
     reply, _ = await api.ask(ApiVerb.REGISTER, request, RegisterReply)
     if reply.missing:
-        await blobs.put(bound.bundle.digest, bound.bundle.data)
+        for digest in reply.missing:
+            await blobs.put(digest, code(digest, bound.bundle, bound.packages))
         reply, _ = await api.ask(ApiVerb.REGISTER, request, RegisterReply)
     if reply.missing or not reply.versions:
-        raise DeployError(f"the platform did not keep the bundle of {bound.app}.{bound.function}", hint="try again")
+        raise DeployError(f"the platform did not keep the code of {bound.app}.{bound.function}", hint="try again")
     bound.version = reply.versions[0]
     return bound.version
 

@@ -379,10 +379,10 @@ def test_deploy_and_call_by_name() -> None:
     from fleet import _client, _deploy
 
     loaded = _deploy.load_app("tests.integration.sdk_functions", "sdk-test")
-    reply = _deploy.deploy(_client.current(), loaded)
+    reply = _deploy.deploy(_client.current(), loaded).reply
     assert reply.app_version is not None
     assert set(reply.app_version.functions) >= {"add", "double", "speak"}
-    assert _deploy.deploy(_client.current(), loaded).unchanged
+    assert _deploy.deploy(_client.current(), loaded).reply.unchanged
     assert fleet.Function.from_name("sdk-test", "add").remote(2, y=3) == 5
     version = reply.app_version.functions["add"]
     assert fleet.Function.from_name("sdk-test", "add", version).remote(2) == 3

@@ -118,7 +118,17 @@ def test_an_int_says_how_often_to_try_again() -> None:
         ("runtime", "jax", "comes with a later release"),
         ("runtime", "java", "not allowed"),
         ("on", ["cron"], "on= comes with a later release"),
-        ("packages", ["x"], "packages= comes with a later release"),
+        ("packages", "python-slugify", "give a list"),
+        ("packages", ["x", 7], "7 in packages= is no text"),
+        ("packages", ["jinja2=3"], "is no requirement"),
+        ("packages", ["jinja2 3"], "is no requirement"),
+        ("packages", [""], "is no requirement"),
+        ("packages", ["-r requirements.txt"], "addresses and files aren't taken"),
+        ("packages", ["./folder"], "addresses and files aren't taken"),
+        ("packages", ["x @ git+https://example.org/x"], "addresses and files aren't taken"),
+        ("packages", ["thing-1.0-py3-none-any.whl"], "addresses and files aren't taken"),
+        ("packages", ["x; python_version < '3.12'"], "every car runs the same Python"),
+        ("packages", [f"p{n}" for n in range(129)], "allowed are 128"),
         ("memroy", 1, "did you mean memory=?"),
         ("xyzzy", 1, "there are: "),
     ],
@@ -144,3 +154,24 @@ def test_refused_when_decorated(option: str, value: Any, says: str) -> None:
 def test_retries_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption, match=next(iter(options))):
         fleet.Retries(**options)
+
+
+@pytest.mark.parametrize(
+    ("given_text", "kept"),
+    [
+        ("Jinja2", "jinja2"),
+        (" python_slugify == 8.0.4 ", "python-slugify==8.0.4"),
+        ("rich[jupyter , all] >= 13 , <15", "rich[all,jupyter]<15,>=13"),
+        ("zope.interface~=6.0", "zope-interface~=6.0"),
+        ("a===1.0+local", "a===1.0+local"),
+        ("x[]", "x"),
+        ("x!=1.*", "x!=1.*"),
+    ],
+)
+def test_requirements_are_kept_in_one_way_of_writing_them(given_text: str, kept: str) -> None:
+    assert Options().changed({"packages": [given_text]}).packages == (kept,)
+
+
+def test_packages_are_a_set() -> None:
+    assert Options().changed({"packages": ["rich", "Attrs", "rich"]}).packages == ("attrs", "rich")
+    assert Options().changed({"packages": None}).packages == ()

@@ -12,12 +12,13 @@ import errno
 import functools
 import io
 import os
+import tokenize
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from .memory_files import MemoryFiles
-from .memory_nodes import FIRST_DESCRIPTOR, PathLike, failure
+from .memory_nodes import FIRST_DESCRIPTOR, Node, PathLike, failure
 
 _files: MemoryFiles | None = None
 _open_really = io.open
@@ -41,6 +42,12 @@ def tree() -> MemoryFiles:
     return _files
 
 
+def mount(name: str, folder: Node) -> None:
+    """Show ``folder`` as ``/name`` in this instance, read-only; nothing before ``activate``."""
+    if _files is not None:
+        _files.mount(name, folder)
+
+
 def install() -> None:
     """Patch ``os`` and ``open``; nothing changes before ``activate``."""
     for name in (*_BY_DESCRIPTOR, *_BY_PATH):
@@ -50,6 +57,8 @@ def install() -> None:
     setattr(os, "scandir", lambda path=".": scan_really(path) if _files is None else Scan(path))  # noqa: B010
     for module in (builtins, io):
         setattr(module, "open", open_file)  # noqa: B010
+    # It was imported before, and took the real one: tracebacks and ``inspect`` read source through it.
+    setattr(tokenize, "_builtin_open", open_file)  # noqa: B010
 
 
 def _unknown(name: str, *_args: Any) -> Any:

@@ -46,6 +46,11 @@ class MemoryFiles:
         self._made += 1
         return Node(self._made, {} if folder else None, mode=mode)
 
+    def mount(self, name: str, folder: Node) -> None:
+        """Show ``folder`` as ``/name``. Only below ``/tmp`` names can be made or removed: it stays as it is."""
+        assert self._root.children is not None
+        self._root.children[name] = folder
+
     # --- paths ---
 
     def absolute(self, path: PathLike) -> str:

@@ -5,6 +5,9 @@ run here. While the modules of a bundle are executed, a plain ``import`` at top 
 placeholder, which can be asked for attributes, called, used as a decorator and derived from. Once a function runs, using
 one raises ModuleNotFoundError with a sentence. An import in a function, or with a ``try`` or ``with`` around it anywhere
 up the chain of importing modules, raises at once: somebody may wait for that error.
+
+Modules of packages get placeholders for what this Python lacks of the standard library alone (networkx imports ``bz2``),
+unless the package itself waits for the error.
 """
 
 # ruff: noqa: SIM905 - lists of names read best as written here
@@ -23,6 +26,8 @@ from . import reasons
 from .reasons import sentence
 
 _ORIGINAL = builtins.__import__
+PACKAGES = "/packages/"
+"""Files of packages lie below this."""
 _GENERATOR_FLAGS = 0x20 | 0x80 | 0x200
 """CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR: Python wraps their whole body in a handler of its own."""
 _ERROR_ENDINGS = ("Error", "Exception", "Warning")
@@ -35,9 +40,16 @@ _files: set[str] = set()
 @contextmanager
 def executing(file: str, owns: Callable[[str], bool]) -> Iterator[None]:
     """While a module of the bundle is executed from ``file``; ``owns`` tells the bundle's own top-level names."""
-    global _depth
     _files.add(file)
     reasons.set_owner(owns)
+    with executing_package():
+        yield
+
+
+@contextmanager
+def executing_package() -> Iterator[None]:
+    """While a module of a package is executed."""
+    global _depth
     if _depth == 0:
         builtins.__import__ = _import
     _depth += 1
@@ -56,15 +68,10 @@ def _import(
         module = _ORIGINAL(name, globals, locals, fromlist or (), level)
     except ImportError:
         # Never in sys.modules: whoever asks there, or imports it later in a try or a function, gets the truth.
-        if (
-            level
-            or "*" in (fromlist or ())
-            or reasons.owns(name.partition(".")[0])
-            or not _may_stand_in(sys._getframe(1))
-        ):
+        if level or "*" in (fromlist or ()) or reasons.is_here(name) or not _may_stand_in(name, sys._getframe(1)):
             raise
         return Placeholder(name) if fromlist else _bound(name)
-    if fromlist and level == 0 and name.partition(".")[0] == "fleet" and _may_stand_in(sys._getframe(1)):
+    if fromlist and level == 0 and name.partition(".")[0] == "fleet" and _may_stand_in(name, sys._getframe(1)):
         for part in fromlist:
             if part != "*" and not hasattr(module, part):
                 setattr(module, part, Placeholder(f"{name}.{part}"))
@@ -87,17 +94,27 @@ def _bound(name: str) -> Any:
     return sys.modules[top]
 
 
-def _may_stand_in(importer: FrameType) -> bool:
-    """Whether the import is at a module's top level and nobody up the chain waits for it to fail."""
-    code = importer.f_code
-    if code.co_name != "<module>" or code.co_filename not in _files:
+def _may_stand_in(name: str, importer: FrameType) -> bool:
+    """Whether the import of ``name`` is at a module's top level and nobody up the chain waits for it to fail."""
+    file = importer.f_code.co_filename
+    if importer.f_code.co_name != "<module>":
         return False
-    frame: FrameType | None = importer
+    if file.startswith(PACKAGES):
+        # Whoever waits for the whole package to be missing doesn't wait for this: it is here.
+        own = file[: file.find("/", len(PACKAGES)) + 1] or file
+        return name.partition(".")[0] in sys.stdlib_module_names and not _any_guarded(
+            importer, lambda other: other.startswith(own)
+        )
+    return file in _files and not _any_guarded(importer, _files.__contains__)
+
+
+def _any_guarded(frame: FrameType | None, counts: Callable[[str], bool]) -> bool:
+    """Whether ``frame``, or one above it, is guarded; those whose files count."""
     while frame is not None:
-        if frame.f_code.co_filename in _files and _is_guarded(frame):
-            return False
+        if counts(frame.f_code.co_filename) and _is_guarded(frame):
+            return True
         frame = frame.f_back
-    return True
+    return False
 
 
 def _is_guarded(frame: FrameType) -> bool:

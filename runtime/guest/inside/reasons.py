@@ -50,6 +50,10 @@ _MODULES = {
 _REASONS = {name: reason for reason, names in _MODULES.items() for name in names.split()}
 
 _owns: Callable[[str], bool] = set[str]().__contains__
+_package_owns: Callable[[str], bool] = set[str]().__contains__
+"""Whether a package of the function has a top-level module of that name."""
+_is_native: Callable[[str], bool] = set[str]().__contains__
+"""Whether a package of the function had that module (dotted) as native code."""
 
 
 def sentence(name: str) -> str:
@@ -57,6 +61,8 @@ def sentence(name: str) -> str:
     top = name.partition(".")[0]
     if top == "fleet":
         return f"{name} isn't available on a car: code that runs there can't reach the platform"
+    if _is_native(name):
+        return f"{name} isn't available on a car: {NATIVE}; the rest of the package does without it"
     if reason := _REASONS.get(name) or _REASONS.get(top):
         return f"{name if name in _REASONS else top} isn't available on a car: {reason}"
     if top in sys.stdlib_module_names and top in sys.modules:
@@ -64,20 +70,27 @@ def sentence(name: str) -> str:
     return f"{top} isn't available on a car: {LACKING if top in sys.stdlib_module_names else PACKAGE}"
 
 
-def owns(top: str) -> bool:
-    """Whether the bundle has a top-level module of that name."""
-    return _owns(top)
+def is_here(name: str) -> bool:
+    """Whether the code that ``name`` should be part of is here: then Python's own words say best what is wrong."""
+    top = name.partition(".")[0]
+    return _owns(top) or (_package_owns(top) and not _is_native(name))
 
 
 def set_owner(owner: Callable[[str], bool]) -> None:
-    """``owner`` tells the top-level names of the developer's own modules: for those Python's own words are best."""
+    """``owner`` tells the top-level names of the developer's own modules: those are here."""
     global _owns
     _owns = owner
 
 
+def know_packages(owns: Callable[[str], bool], is_native: Callable[[str], bool]) -> None:
+    """What the function's packages have (top-level names), and what they had as native code (dotted names)."""
+    global _package_owns, _is_native
+    _package_owns, _is_native = owns, is_native
+
+
 def explain(error: BaseException) -> None:
     """Put our sentence into a stock ModuleNotFoundError about a module that isn't the developer's own."""
-    if isinstance(error, ModuleNotFoundError) and error.name and not _owns(error.name.partition(".")[0]):
+    if isinstance(error, ModuleNotFoundError) and error.name and not is_here(error.name):
         name = error.name
         if str(error).startswith("No module named"):
             error.msg = sentence(name)

@@ -32,17 +32,21 @@ def deploy(
     from fleet import _client, _deploy
 
     loaded = _deploy.load_app(source, app)
-    reply = _deploy.deploy(_client.current(), loaded)
+    deployed = _deploy.deploy(_client.current(), loaded, show.say)
+    reply, packages = deployed.reply, deployed.packages
     version = reply.app_version
     assert version is not None, reply
     if as_json:
-        show.data({"app": loaded.app, "unchanged": reply.unchanged, "version": version})
+        show.data({"app": loaded.app, "unchanged": reply.unchanged, "version": version, "packages": packages})
         return
     show.say(f"{loaded.app} version {version.number} was live already" if reply.unchanged else
              f"{loaded.app} version {version.number} is live")  # fmt: skip
     show.table(
-        ("FUNCTION", "VERSION", "TRIGGERS"),
-        [(f"{loaded.app}.{name}", digest, "-") for name, digest in sorted(version.functions.items())],
+        ("FUNCTION", "VERSION", "TRIGGERS", "PACKAGES"),
+        [
+            (f"{loaded.app}.{name}", digest, "-", ", ".join(packages.get(name, [])) or "-")
+            for name, digest in sorted(version.functions.items())
+        ],
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -23,6 +24,16 @@ _ATTEMPTS_MAX = 100
 _DELAY_S_MAX = 24 * 3600.0
 _RESULT_TTL_S_MAX = limits.RESULT_TTL_S_DEFAULT
 """Blobs of results live a day longer than this, whatever the function asks for."""
+
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_VERSION = r"(?:===|==|~=|!=|<=|>=|<|>)\s*[0-9A-Za-z.*+!_-]+"
+_REQUIREMENT = re.compile(
+    rf"(?P<name>{_NAME})\s*(?:\[(?P<extras>\s*(?:{_NAME}\s*(?:,\s*{_NAME}\s*)*)?)\])?\s*"
+    rf"(?P<versions>{_VERSION}(?:\s*,\s*{_VERSION})*)?\s*\Z"
+)
+"""The part of PEP 508 that names packages of an index."""
+_SPACE = re.compile(r"\s+")
+_PACKAGES_HINT = 'give names and versions from the package index, as in packages=["python-slugify==8.0.4"]'
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +126,7 @@ class Options:
     result_ttl_s: float = limits.RESULT_TTL_S_DEFAULT
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
     name: str | None = None
 
     def changed(self, given: Mapping[str, Any]) -> Options:
@@ -218,6 +230,37 @@ def _globs(value: Any, what: str) -> tuple[str, ...]:
     return globs
 
 
+def _packages(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InvalidOption(f"packages={value!r} is not allowed: give a list", hint=_PACKAGES_HINT)
+    given = list(value)
+    if len(given) > limits.PACKAGES_MAX:
+        raise InvalidOption(f"packages= names {len(given)}: allowed are {limits.PACKAGES_MAX}")
+    return tuple(sorted({_requirement(one) for one in given}))
+
+
+def _requirement(text: Any) -> str:
+    """A requirement in one way of writing it; InvalidOption says what is wrong with it."""
+    if not isinstance(text, str):
+        raise InvalidOption(f"{text!r} in packages= is no text", hint=_PACKAGES_HINT)
+    if "://" in text or "@" in text or text.strip().startswith((".", "/", "-", "~")) or text.strip().endswith(".whl"):
+        raise InvalidOption(
+            f"{text!r} in packages= is no package of an index: addresses and files aren't taken", hint=_PACKAGES_HINT
+        )
+    if ";" in text:
+        raise InvalidOption(
+            f"{text!r} in packages= has a condition", hint="leave it out: every car runs the same Python, 3.14"
+        )
+    found = _REQUIREMENT.match(text.strip())
+    if found is None:
+        raise InvalidOption(f"{text!r} in packages= is no requirement", hint=_PACKAGES_HINT)
+    extras = ",".join(sorted(filter(None, _SPACE.sub("", found["extras"] or "").split(","))))
+    versions = ",".join(sorted(filter(None, _SPACE.sub("", found["versions"] or "").split(","))))
+    return re.sub(r"[-_.]+", "-", found["name"]).lower() + (f"[{extras}]" if extras else "") + versions
+
+
 def _name(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise InvalidOption(f"name={value!r} is no text")
@@ -236,6 +279,7 @@ _CHECKS: dict[str, tuple[str, Any]] = {
     "result_ttl": ("result_ttl_s", _result_ttl),
     "include": ("include", _include),
     "exclude": ("exclude", _exclude),
+    "packages": ("packages", _packages),
     "name": ("name", _name),
 }
-_LATER = ("on", "packages", "params", "batch")
+_LATER = ("on", "params", "batch")
