@@ -31,7 +31,7 @@ Tell = Callable[[str], None]
 
 LOCK_S_MAX = 3600.0
 PATIENCE_S = 1.0
-_PROVE_S_MAX = 900.0
+_PROVE_S_MAX = 600.0
 _SAID = "fleet: "
 """Lines of the child that are for the developer start with this; the rest is for its own obituary."""
 
