@@ -59,6 +59,12 @@ def test_group(shared_fleet: LocalFleet) -> None:
     assert run("group", shared_fleet) == ["one call: 21 letters, succeeded", "a group of four: [6, 4, 7, 9]"]
 
 
+def test_stream(shared_fleet: LocalFleet) -> None:
+    lines = run("stream", shared_fleet)
+    assert lines[:3] == ["3 and 5", "5 and 7", "11 and 13"]
+    assert lines[-2:] == ["71 and 73", "101 and 103"]
+
+
 def test_sessions(shared_fleet: LocalFleet) -> None:
     lines = run("sessions/score", shared_fleet)
     assert lines[0] == "sessions read: 27407"
