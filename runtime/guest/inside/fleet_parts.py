@@ -17,6 +17,7 @@ MODULES = (
     "fleet.protocol._decode_more",
     "fleet.protocol._encode",
     "fleet.protocol._encode_more",
+    "fleet.protocol._encode_packed",
     "fleet.protocol._exception_data",
     "fleet.protocol._kinds",
     "fleet.protocol._not_portable",

@@ -23,6 +23,8 @@ Find = Callable[[int, str, str], "type | None"]
 COLLISIONS_MAX = 1_000_000
 """Comparisons of keys with equal hashes: crafted numbers could otherwise keep a reader busy for hours."""
 CHECKED_MIN = 64
+_KEYS_MAX = 4096
+_DICT_COSTS = k.DICT_COSTS
 _UNCHECKED = {str, bytes}
 """Their hashes are salted in every process: nobody can craft them."""
 
@@ -76,7 +78,11 @@ class Decoder:
 
     def value(self, depth: int) -> Any:
         """The next value."""
-        head = self.take(1)[0]
+        at = self.at
+        if at >= self.size:
+            raise ProtocolError("a value is cut short")
+        self.at = at + 1
+        head = self.data[at]
         if head < 0x80:
             return head
         if head >= 0xE0:
@@ -91,25 +97,15 @@ class Decoder:
 
     def short(self, size: int) -> str:
         """Text of less than 32 bytes."""
-        text = str(self.take(size), "utf-8")
-        self.charge(k.TEXT_COST + size if len(text) == size else k.WIDE_COST + k.WIDE_FACTOR * size)
-        return text
-
-    def key(self, depth: int) -> Any:
-        """A key of a dict: the same short ones come again and again."""
         at = self.at
-        if at < self.size and 0xA0 <= self.data[at] < 0xC0:
-            data = self.data[at : at + 1 + (self.data[at] & 0x1F)]
-            known = self.keys.get(data)
-            if known is not None:
-                self.at = at + len(data)
-                return known
-            known = self.value(depth)
-            if len(self.keys) < 4096:
-                self.keys[bytes(data)] = known
-                self.charge(k.OBJECT_COST // 4)
-            return known
-        return self.value(depth)
+        self.at = end = at + size
+        if end > self.size:
+            raise ProtocolError("a value is cut short")
+        text = str(self.data[at:end], "utf-8")
+        self.left -= k.TEXT_COST + size if len(text) == size else k.WIDE_COST + k.WIDE_FACTOR * size
+        if self.left < 0:
+            self.charge(0)
+        return text
 
     def long(self, head: int, depth: int) -> Any:
         """What has a head of its own."""
@@ -160,16 +156,18 @@ class Decoder:
             return str(data, "utf-8", "surrogatepass")
         raise ProtocolError("a value of no known kind")
 
-    def room(self, count: int, depth: int) -> None:
+    def room(self, count: int, depth: int, cost: int) -> None:
         """Refuse what is too deep, too much, or longer than the data that is left (each element takes a byte)."""
         self.values += count
         if depth >= CODEC_DEPTH_MAX or self.values > CODEC_VALUES_MAX or count > self.size - self.at:
             raise ProtocolError("a value is too deep, too large or cut short")
+        self.left -= cost
+        if self.left < 0:
+            self.charge(0)
 
     def sequence(self, count: int, depth: int) -> Any:
         """A list, or whatever its first element says."""
-        self.room(count, depth)
-        self.charge(k.LIST_COST + k.ITEM_COST * count)
+        self.room(count, depth, k.LIST_COST + k.ITEM_COST * count)
         data, at = self.data, self.at
         if count and at + 3 <= self.size and data[at] == 0xD4 and data[at + 1] == k.EXT_KIND:
             self.at = at + 3
@@ -178,25 +176,38 @@ class Decoder:
         return [value(depth) for _ in range(count)]
 
     def mapping(self, count: int, depth: int) -> dict[Any, Any]:
-        """A dict, entry by entry."""
-        self.room(2 * count, depth)
-        self.charge(k.dict_cost(count) + 2 * k.NUMBER_COST * count)
-        value, key, depth = self.value, self.key, depth + 1
-        if count > CHECKED_MIN:
-            return self.keyed([(key if n & 1 == 0 else value)(depth) for n in range(2 * count)])
-        # Keys come before their values in the data, as they do in a dict display's evaluation.
-        made = {key(depth): value(depth) for _ in range(count)}
-        if len(made) != count:
-            raise ProtocolError("a dict has a key twice")
-        return made
+        """A dict, entry by entry. The same short keys come again and again in data, and are made once."""
+        self.room(
+            2 * count, depth, (_DICT_COSTS[count] if count < 128 else k.dict_cost(count)) + 2 * k.NUMBER_COST * count
+        )
+        data, value, known, depth = self.data, self.value, self.keys.get, depth + 1
+        keys, items = [], []
+        for _ in range(count):
+            at = self.at
+            head = data[at]
+            if 0xA0 <= head < 0xC0:
+                self.at = end = at + head - 0x9F
+                key = known(data[at:end])
+                keys.append(self.new_key(at, end) if key is None else key)
+            else:
+                keys.append(value(depth))
+            items.append(value(depth))
+        return self.dict_of(keys, items)
 
-    def keyed(self, flat: list[Any]) -> dict[Any, Any]:
-        """A dict of keys and values in turn."""
-        keys = flat[::2]
-        if len(flat) & 1:
-            raise ProtocolError("a dict has a key without a value")
-        self.hashable(keys)
-        made = dict(zip(keys, flat[1::2]))
+    def new_key(self, at: int, end: int) -> str:
+        """A short key that wasn't met yet."""
+        self.at = at + 1
+        key = self.short(end - at - 1)
+        if len(self.keys) < _KEYS_MAX:
+            self.charge(k.OBJECT_COST // 4)
+            self.keys[bytes(self.data[at:end])] = key
+        return key
+
+    def dict_of(self, keys: list[Any], items: list[Any]) -> dict[Any, Any]:
+        """A dict; refuses a key that comes twice."""
+        if len(keys) > CHECKED_MIN:
+            self.hashable(keys)
+        made = dict(zip(keys, items))
         if len(made) != len(keys):
             raise ProtocolError("a dict has a key twice")
         return made
@@ -221,44 +232,47 @@ class Decoder:
             return tuple([value(depth) for _ in range(count)])
         if kind == k.EXCEPTION:
             return self.exception(count, depth)
-        if kind in (k.ENUM, k.INSTANCE):
-            from fleet.protocol._rebuild import enum_member, instance  # Here: it builds on this module.
+        if kind in (k.ENUM, k.INSTANCE, k.INSTANCE_ROWS):
+            from fleet.protocol import _rebuild  # Here: it builds on this module.
 
             self.charge(k.INSTANCE_COST + k.dict_cost(count - 1))
-            return (enum_member if kind == k.ENUM else instance)(self, count, depth)
+            made = {k.ENUM: _rebuild.enum_member, k.INSTANCE: _rebuild.instance, k.INSTANCE_ROWS: _rebuild.instances}
+            return made[kind](self, count, depth)
         if kind in (k.FLOATS, k.INTS, k.BYTE_INTS, k.FLAGS) and count == 1:
             return self.packed(kind)
         if kind == k.ROWS:
             return self.rows(count, depth)
-        if kind in (k.SET, k.FROZENSET):
-            self.charge(k.SET_COST + k.MEMBER_COST * count)
-        else:
-            self.charge(k.OBJECT_COST)
+        self.charge(k.set_cost(count) if kind in (k.SET, k.FROZENSET) else k.OBJECT_COST)
         value = self.value
         fields = [value(depth) for _ in range(count)]
         if kind in (k.SET, k.FROZENSET):
-            self.hashable(fields)
-            made = set(fields) if kind == k.SET else frozenset(fields)
-            if len(made) != count:
-                raise ProtocolError("a set has an element twice")
-            return made
-        if kind == k.PACKED_TUPLE:
+            return self.set_of(fields, set if kind == k.SET else frozenset)
+        if kind in (k.PACKED_TUPLE, k.PACKED_SET, k.PACKED_FROZENSET):
             (found,) = fields
-            self.charge(8 * len(found))
-            return tuple(_checked(found, list))
+            size = len(_checked(found, list))
+            self.charge(8 * size if kind == k.PACKED_TUPLE else k.set_cost(size))
+            return (
+                tuple(found)
+                if kind == k.PACKED_TUPLE
+                else self.set_of(found, set if kind == k.PACKED_SET else frozenset)
+            )
         if kind == k.COLUMNS:
-            keys, values = _checked(fields[0], list), _checked(fields[1], list)
-            if len(fields) != 2 or len(keys) != len(values):
+            keys, values = fields
+            if len(_checked(keys, list)) != len(_checked(values, list)):
                 raise ProtocolError("a dict has a key without a value")
             self.charge(k.dict_cost(len(keys)))
-            self.hashable(keys)
-            columns = dict(zip(keys, values))
-            if len(columns) != len(keys):
-                raise ProtocolError("a dict has a key twice")
-            return columns
+            return self.dict_of(keys, values)
         from fleet.protocol._decode_more import make  # Here: it builds on this module.
 
         return make(self, kind, fields)
+
+    def set_of(self, members: list[Any], kind: Any) -> Any:
+        """A set; refuses a member that comes twice."""
+        self.hashable(members)
+        made = kind(members)
+        if len(made) != len(members):
+            raise ProtocolError("a set has an element twice")
+        return made
 
     def packed(self, kind: int) -> list[Any]:
         """A list that is one field."""
@@ -287,10 +301,7 @@ class Decoder:
         width = len(shape) if is_dict else abs(_checked(shape, int))
         if count - 1 != width or not width:
             raise ProtocolError("a table's columns don't fit its shape")
-        columns = [_checked(self.value(depth), list) for _ in range(width)]
-        length = len(columns[0])
-        if any(len(column) != length for column in columns):
-            raise ProtocolError("a table's columns have different lengths")
+        columns, length = self.columns(width, depth)
         self.charge(k.OBJECT_COST + 2 * k.CELL_COST * length)
         if is_dict:
             if set(map(type, shape)) != {str} or len(set(shape)) != width:
@@ -299,6 +310,14 @@ class Decoder:
             return [dict(zip(shape, row)) for row in zip(*columns)]
         self.charge((k.ROW_COST + k.CELL_COST * width) * length)
         return list(zip(*columns)) if shape > 0 else [list(row) for row in zip(*columns)]
+
+    def columns(self, width: int, depth: int) -> tuple[list[list[Any]], int]:
+        """The columns of a table, and their length."""
+        columns = [_checked(self.value(depth), list) for _ in range(width)]
+        length = len(columns[0])
+        if any(len(column) != length for column in columns):
+            raise ProtocolError("a table's columns have different lengths")
+        return columns, length
 
     def exception(self, count: int, depth: int) -> Any:
         """An ``ExceptionData``, or what ``revive`` makes of it."""
@@ -327,29 +346,23 @@ def _checked(value: Any, kind: type) -> Any:
 
 
 def strings(decoder: Decoder, fields: list[Any]) -> list[str]:
-    """A packed list of strings: their sizes and all their bytes."""
+    """A packed list of strings: their lengths, and all of them as one text."""
     width, lengths, data = fields
-    if type(lengths) is not bytes or type(data) is not bytes or type(width) is not int or width not in (1, 4):
+    if type(lengths) is not bytes or type(data) is not bytes or width not in (1, 4) or len(lengths) % width:
         raise ProtocolError("a packed list of strings is malformed")
-    if len(lengths) % width:
-        raise ProtocolError("a packed list of strings is cut short")
-    count = len(lengths) // width
-    is_ascii = data.isascii()
-    each, factor = (k.TEXT_COST, 1) if is_ascii else (k.WIDE_COST, k.WIDE_FACTOR)
-    decoder.charge((each + 18) * count + factor * len(data))
+    each, factor = (k.TEXT_COST, 2) if data.isascii() else (k.WIDE_COST, k.STRS_FACTOR)
+    decoder.charge((each + 18) * (len(lengths) // width) + factor * len(data))
+    sizes: Any = lengths
     if width == 4:
         sizes = array("I", lengths)
         if sys.byteorder == "big":
             sizes.byteswap()
-        ends = accumulate(sizes)
-    else:
-        ends = accumulate(lengths)
+    text = str(data, "utf-8")
     made = []
     at = 0
-    encoding = "ascii" if is_ascii else "utf-8"
-    for end in ends:
-        made.append(str(data[at:end], encoding))
+    for end in accumulate(sizes):
+        made.append(text[at:end])
         at = end
-    if at != len(data):
-        raise ProtocolError("a packed list of strings is cut short")
+    if at != len(text):
+        raise ProtocolError("a packed list of strings is malformed")
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import datetime as dt
+import re
 import sys
 import types
 from array import array
@@ -16,6 +17,7 @@ from fleet.protocol._decode import Decoder, strings
 from fleet.protocol._encode_more import ADDRESSES, FACTORIES, MEMORY_FORMATS, NUMPY_TYPES, PATHS
 from fleet.protocol.errors import ProtocolError, ResultNotPortable
 
+_ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*\Z")
 _Maker = Callable[[Decoder, list[Any]], Any]
 
 
@@ -57,8 +59,10 @@ def _zone(_d: Decoder, fields: list[Any]) -> Any:
     import zoneinfo  # Only where it is used: `import fleet` stays light.
 
     (key,) = fields
+    if not _ZONE_KEY.match(_typed(key, str)):
+        raise ProtocolError("a time zone is malformed")
     # An unknown key would be looked for as a file, and then as a module of tzdata.
-    if _typed(key, str) not in _zones():
+    if key not in _zones():
         raise ResultNotPortable(
             f"the result has the time zone {key[:60]!r}, which is not known on this computer",
             hint="install its data here: pip install tzdata",
@@ -110,8 +114,10 @@ def _namespace(decoder: Decoder, fields: list[Any]) -> Any:
 
 
 def _pairs(decoder: Decoder, flat: list[Any]) -> dict[Any, Any]:
+    if len(flat) & 1:
+        raise ProtocolError("a dict has a key without a value")
     decoder.charge(2 * k.dict_cost(len(flat) // 2))
-    return decoder.keyed(flat)
+    return decoder.dict_of(flat[::2], flat[1::2])
 
 
 def _range(_d: Decoder, fields: list[Any]) -> range:

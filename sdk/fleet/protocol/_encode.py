@@ -6,15 +6,13 @@ the classes that were named (both are replaced at the end): attributes of an obj
 
 from __future__ import annotations
 
-import sys
-from array import array
 from collections.abc import Callable
-from itertools import chain
-from operator import itemgetter
+from operator import countOf, itemgetter
 from struct import Struct
 from typing import Any
 
 from fleet.protocol import _kinds as k
+from fleet.protocol.errors import ResultNotPortable
 from fleet.protocol.limits import CODEC_DEPTH_MAX, CODEC_VALUES_MAX, PAYLOAD_BYTES_MAX
 
 Out = list[Any]
@@ -35,6 +33,7 @@ _ARRAY_HEADS = [bytes((0x90 | n,)) for n in range(16)]
 _DICT_HEADS = [bytes((0x80 | n,)) for n in range(16)]
 _U8, _U16, _U32 = Struct(">BB").pack, Struct(">BH").pack, Struct(">BI").pack
 _I32, _I64, _U64, _F64 = Struct(">Bi").pack, Struct(">Bq").pack, Struct(">BQ").pack, Struct(">Bd").pack
+_DICT_COSTS = k.DICT_COSTS
 _KEYS_KEPT = 1024
 _keys: dict[str, bytes] = {}
 """Short keys of dicts as they were written before: results of a function have the same ones again and again."""
@@ -92,7 +91,7 @@ def write_str(value: str, out: Out, _depth: int) -> None:
     out += (_U8(0xD9, size) if size < 0x100 else _U32(0xDB, size), data)
 
 
-def write_bytes(value: bytes, out: Out, _depth: int = 0) -> None:
+def write_bytes(value: bytes | bytearray, out: Out, _depth: int = 0) -> None:
     """Also a packed field, whose cost its own writer charges."""
     size = len(value)
     out[0] += k.BYTES_COST + size
@@ -113,38 +112,40 @@ def write_all(values: Any, out: Out, depth: int) -> None:
         raise Refused
     out[0] += k.LIST_COST + k.ITEM_COST * size
     depth += 1
-    find = WRITERS.get
+    find, append = WRITERS.get, out.append
     for value in values:
-        find(type(value), other)(value, out, depth)
+        kind = type(value)
+        if kind is str and len(value) < 32 and value.isascii():  # Half of all calls of writers, spared.
+            append(_STR_HEADS[len(value)] + value.encode())
+        elif kind is int and -32 <= value < 128:
+            append(_SMALL[value])
+        else:
+            find(kind, other)(value, out, depth)
 
 
-def _list(value: list[Any], out: Out, depth: int) -> None:
+def write_list(value: list[Any], out: Out, depth: int) -> None:
+    """A list, packed where it can be."""
     if len(value) >= k.PACKED_MIN and depth < CODEC_DEPTH_MAX and _packed(value, out, depth):
         return
     out.append(array_head(len(value)))
     write_all(value, out, depth)
 
 
-def _tuple(value: tuple[Any, ...], out: Out, depth: int) -> None:
-    if len(value) >= k.PACKED_MIN and depth + 1 < CODEC_DEPTH_MAX:
-        at = len(out)
-        out += (b"\x92", TAG[k.PACKED_TUPLE])
-        if _packed(value, out, depth + 1):
-            out[0] += k.LIST_COST + k.ITEM_COST + 8 * len(value)
-            return
-        del out[at:]
-    out += (array_head(len(value) + 1), TAG[k.TUPLE])
-    out[0] += 8 * len(value)
-    write_all(value, out, depth)
-
-
-def write_set(kind: int) -> Writer:
-    """Writer of sets, tagged with ``kind``."""
-    tag = TAG[kind]
+def _collection(kind: int, packed_kind: int, cost: Callable[[int], int]) -> Writer:
+    """Writer of tuples and sets."""
+    tag, packed_tag = TAG[kind], TAG[packed_kind]
 
     def write(value: Any, out: Out, depth: int) -> None:
-        out += (array_head(len(value) + 1), tag)
-        out[0] += k.SET_COST + k.MEMBER_COST * len(value)
+        size = len(value)
+        out[0] += cost(size)
+        if size >= k.PACKED_MIN and depth + 1 < CODEC_DEPTH_MAX:
+            at = len(out)
+            out += (b"\x92", packed_tag)
+            if _packed(value if kind == k.TUPLE else list(value), out, depth + 1):
+                out[0] += k.LIST_COST + k.ITEM_COST + k.OBJECT_COST
+                return
+            del out[at:]
+        out += (array_head(size + 1), tag)
         write_all(value, out, depth)
 
     return write
@@ -161,30 +162,37 @@ def _dict(value: dict[Any, Any], out: Out, depth: int) -> None:
     size = len(value)
     if depth >= CODEC_DEPTH_MAX or len(out) + 2 * size > CODEC_VALUES_MAX:
         raise Refused
-    out[0] += k.dict_cost(size) + 2 * k.NUMBER_COST * size
-    if size >= k.PACKED_MIN and depth + 1 < CODEC_DEPTH_MAX and set(map(type, value)) == {str}:
+    out[0] += _DICT_COSTS[size] if size < 128 else k.dict_cost(size)
+    if size >= k.PACKED_MIN and depth + 1 < CODEC_DEPTH_MAX and countOf(map(type, value), str) == size:
         out += (b"\x93", TAG[k.COLUMNS])
         out[0] += k.OBJECT_COST + k.LIST_COST + 3 * k.ITEM_COST
-        _list(list(value), out, depth + 1)
-        _list(list(value.values()), out, depth + 1)
+        write_list(list(value), out, depth + 1)
+        write_list(list(value.values()), out, depth + 1)
         return
+    out[0] += 2 * k.NUMBER_COST * size
     out.append(_DICT_HEADS[size] if size < 16 else _U32(0xDF, size))
     write_pairs(value, out, depth + 1)
 
 
 def write_pairs(value: dict[Any, Any], out: Out, depth: int) -> None:
     """Keys and values in turn."""
-    find, known = WRITERS.get, _keys.get
+    find, known, append = WRITERS.get, _keys.get, out.append
     for key, item in value.items():
         if type(key) is str:
             data = known(key)
             if data is None:
                 _new_key(key, out)
             else:
-                out.append(data)
+                append(data)
         else:
             find(type(key), other)(key, out, depth)
-        find(type(item), other)(item, out, depth)
+        kind = type(item)
+        if kind is str and len(item) < 32 and item.isascii():
+            append(_STR_HEADS[len(item)] + item.encode())
+        elif kind is int and -32 <= item < 128:
+            append(_SMALL[item])
+        else:
+            find(kind, other)(item, out, depth)
 
 
 def _new_key(key: str, out: Out) -> None:
@@ -200,122 +208,25 @@ def _new_key(key: str, out: Out) -> None:
 
 def _packed(value: Any, out: Out, depth: int) -> bool:
     """Write a long list (or tuple) of one kind of values as a packed field; False where it is none."""
-    pack = _PACKERS.get(type(value[0]))
+    kind = type(value[0])
+    pack = PACKERS.get(kind) or row_writers.get(kind)
     if pack is None:
         return False
-    types = set(map(type, value))
-    if len(types) > 1 and not (pack is _pack_flags and types == {bool, type(None)}):
-        return False
-    return pack(value, out, depth)
+    # Floats are checked while they are packed, and flags are of two types.
+    fits = kind in (float, bool, type(None)) or countOf(map(type, value), kind) == len(value)
+    return fits and pack(value, out, depth)
 
 
-def _pack_numbers(kind: int, numbers: array[Any], out: Out) -> bool:
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    out += (b"\x92", TAG[kind])
-    write_bytes(numbers.tobytes(), out)
-    # With what the field is charged for: 32 for a float and its place, 44 for an int.
-    out[0] += k.LIST_COST + k.ITEM_COST + (24 if kind == k.FLOATS else 36) * len(numbers)
-    return True
-
-
-def _pack_floats(value: Any, out: Out, _depth: int) -> bool:
-    return _pack_numbers(k.FLOATS, array("d", value), out)
-
-
-def _pack_ints(value: Any, out: Out, _depth: int) -> bool:
-    try:
-        data = bytes(value)
-    except ValueError:
-        pass
-    else:
-        return _pack_bytes(k.BYTE_INTS, data, out)
-    try:
-        return _pack_numbers(k.INTS, array("q", value), out)
-    except OverflowError:
-        return False
-
-
-def _pack_bytes(kind: int, data: bytes, out: Out) -> bool:
-    out += (b"\x92", TAG[kind])
-    write_bytes(data, out)
-    out[0] += k.LIST_COST + k.ITEM_COST + 9 * len(data)
-    return True
-
-
-def _pack_flags(value: Any, out: Out, _depth: int) -> bool:
-    return _pack_bytes(k.FLAGS, bytes(map({False: 0, True: 1, None: 2}.__getitem__, value)), out)
-
-
-def _pack_strs(value: Any, out: Out, _depth: int) -> bool:
-    count = len(value)
-    if sum(map(len, value)) > k.STR_MEAN_MAX * count:
-        return False
-    text = "".join(value)
-    out_of_ascii = not text.isascii()
-    if out_of_ascii:
-        try:
-            parts = [one.encode() for one in value]
-        except UnicodeEncodeError:
-            return False
-        data = b"".join(parts)
-    else:
-        parts = value
-        data = text.encode()
-    sizes = list(map(len, parts))
-    wide = max(sizes) > 255
-    out += (b"\x94", TAG[k.STRS], b"\x04" if wide else b"\x01")
-    lengths = array("I", sizes) if wide else bytes(sizes)
-    if wide and sys.byteorder == "big":
-        lengths.byteswap()  # type: ignore[union-attr]
-    write_bytes(bytes(lengths), out)
-    write_bytes(data, out)
-    each, factor = (k.WIDE_COST, k.WIDE_FACTOR) if out_of_ascii else (k.TEXT_COST, 1)
-    out[0] += k.OBJECT_COST + (each + 18) * count + factor * len(data)
-    return True
-
-
-def _pack_dicts(value: Any, out: Out, depth: int) -> bool:
-    keys = tuple(value[0])
-    width = len(keys)
-    if not 0 < width <= k.KEYS_MAX or depth + 2 >= CODEC_DEPTH_MAX or not all(map(keys.__eq__, map(tuple, value))):
-        return False
-    if set(map(type, chain.from_iterable(value))) != {str}:  # What equals a string may still be something else.
-        return False
-    out += (array_head(width + 2), TAG[k.ROWS])
-    out[0] += k.dict_cost(width) * len(value)
-    _pack_columns(list(keys), keys, value, out, depth)
-    return True
-
-
-def _pack_tuples(value: Any, out: Out, depth: int) -> bool:
-    width = len(value[0])
-    if not 0 < width <= k.ROW_WIDTH_MAX or depth + 2 >= CODEC_DEPTH_MAX or set(map(len, value)) != {width}:
-        return False
-    is_tuple = type(value[0]) is tuple
-    out += (array_head(width + 2), TAG[k.ROWS])
-    out[0] += (k.ROW_COST + k.CELL_COST * width) * len(value)
-    _pack_columns(width if is_tuple else -width, range(width), value, out, depth)
-    return True
-
-
-def _pack_columns(shape: Any, keys: Any, rows: Any, out: Out, depth: int) -> None:
-    out[0] += k.OBJECT_COST + 2 * k.CELL_COST * len(rows) + k.ITEM_COST * (len(keys) + 3)
-    WRITERS[type(shape)](shape, out, depth + 1)
-    for key in keys:
-        _list(list(map(itemgetter(key), rows)), out, depth + 1)
-
-
-_PACKERS: dict[type, Callable[[Any, Out, int], bool]] = {
-    float: _pack_floats, int: _pack_ints, bool: _pack_flags, type(None): _pack_flags, str: _pack_strs,
-    dict: _pack_dicts, tuple: _pack_tuples, list: _pack_tuples,
-}  # fmt: skip
+PACKERS: dict[type, Callable[[Any, Out, int], bool]] = {}
+"""By the type of the elements (see ``_encode_packed``). Each may still find that they don't fit, before it writes."""
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------
 
 found: dict[type, Writer] = {}
 """Writers of types that were met, beyond ``WRITERS``."""
+row_writers: dict[type, Callable[[Any, Out, int], bool]] = {}
+"""Those of lists of instances, for the classes among them."""
 
 
 def other(value: Any, out: Out, depth: int) -> None:
@@ -327,6 +238,7 @@ def other(value: Any, out: Out, depth: int) -> None:
 
         writer = writer_of(kind)
         if len(found) >= _KEYS_KEPT:
+            row_writers.clear()
             found.clear()  # Classes made in a loop must not be kept forever.
         found[kind] = writer
     writer(value, out, depth)
@@ -334,29 +246,41 @@ def other(value: Any, out: Out, depth: int) -> None:
 
 WRITERS: dict[type, Writer] = {
     type(None): _none, bool: _bool, int: _int, float: _float, str: write_str, bytes: write_bytes,
-    list: _list, tuple: _tuple, set: write_set(k.SET), frozenset: write_set(k.FROZENSET), dict: _dict,
+    list: write_list, dict: _dict,
+    tuple: _collection(k.TUPLE, k.PACKED_TUPLE, lambda size: 8 * size),
+    set: _collection(k.SET, k.PACKED_SET, k.set_cost),
+    frozenset: _collection(k.FROZENSET, k.PACKED_FROZENSET, k.set_cost),
 }  # fmt: skip
 
 
-def encode_parts(value: Any, prefix: bytes) -> bytes:
-    """``value`` behind ``prefix``; Refused (or RecursionError) where it can't be encoded."""
+def encode(value: Any, name: str = "result", prefix: bytes = b"") -> bytes:
+    """``value`` as data, behind ``prefix``. ResultNotPortable says which part of ``name`` can't travel, and why."""
     out: Out = [0, None]
-    WRITERS.get(type(value), other)(value, out, 0)
-    cost = out[0]
+    try:
+        WRITERS.get(type(value), other)(value, out, 0)
+        # Whatever is larger than a number is charged for at least its size: below this, nothing else can be too large.
+        if out[0] + k.SHORT_COST * len(out) > k.GRACE_BYTES:
+            _pad(out)
+    except (Refused, RecursionError):
+        from fleet.protocol._not_portable import explain  # Here: it builds on this module.
+
+        raise ResultNotPortable(explain(value, name)) from None
     out[0], out[1] = prefix, b""
-    size = sum(map(len, out))
-    room = k.GRACE_BYTES + k.EXPANSION * (size - len(prefix))
-    if cost + k.SHORT_COST * len(out) > room:
-        missing = cost + _cost_of_short_strs(out) - room
-        if missing > 0:
-            padding = b"\xc1" + bytes(missing // k.EXPANSION + 1)
-            size += len(padding)
-            out.append(padding)
-    if size > PAYLOAD_BYTES_MAX:
-        raise Refused
     return b"".join(out)
 
 
+def _pad(out: Out) -> None:
+    """Make up for what takes more memory than is granted for its size; Refused if it is too large altogether."""
+    size = sum(map(len, out[2:]))
+    missing = out[0] + _cost_of_short_strs(out) - k.GRACE_BYTES - k.EXPANSION * size
+    if missing > 0:
+        padding = b"\xc1" + bytes(missing // k.EXPANSION + 1)
+        size += len(padding)
+        out.append(padding)
+    if size > PAYLOAD_BYTES_MAX:
+        raise Refused
+
+
 def _cost_of_short_strs(out: Out) -> int:
-    heads = bytes(map(itemgetter(0), filter(None, out)))
+    heads = bytes(map(itemgetter(0), filter(None, out[2:])))
     return sum(heads.count(0xA0 | size) * (k.TEXT_COST + size) for size in range(32))

@@ -14,6 +14,7 @@ import sys
 import types
 from array import array
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 from fleet.protocol import _kinds as k
@@ -24,12 +25,15 @@ from fleet.protocol._encode import (
     Refused,
     Writer,
     array_head,
+    encode,
+    row_writers,
     write_all,
     write_bytes,
     write_fields,
     write_pairs,
     write_str,
 )
+from fleet.protocol._encode_packed import pack_instances
 from fleet.protocol._exception_data import FIELDS, ExceptionData, describe, name_of_module
 from fleet.protocol.limits import CODEC_DEPTH_MAX, CODEC_VALUES_MAX
 
@@ -85,8 +89,6 @@ def _exception_data(v: ExceptionData, out: Out, depth: int) -> None:
 
 
 def _exception(v: BaseException, out: Out, depth: int) -> None:
-    from fleet.protocol.codec import encode
-
     _exception_data(describe(v, encode), out, depth)
 
 
@@ -154,12 +156,13 @@ def _constant(number: int) -> Writer:
     return _fields(k.CONSTANT, lambda _v: (number,))
 
 
-WRITERS.update({
-    dt.datetime: _datetime, dt.date: _date, dt.time: _time, dt.timedelta: _timedelta, dt.timezone: _timezone,
-    ExceptionData: _exception_data,
-})  # fmt: skip
-
 EXACT: dict[type, Writer] = {
+    dt.datetime: _datetime,
+    dt.date: _date,
+    dt.time: _time,
+    dt.timedelta: _timedelta,
+    dt.timezone: _timezone,
+    ExceptionData: _exception_data,
     complex: _fields(k.COMPLEX, lambda v: (v.real, v.imag)),
     bytearray: _fields(k.BYTEARRAY, lambda v: (bytes(v),)),
     memoryview: _memoryview,
@@ -320,6 +323,27 @@ def _instance(kind: type, sort: int) -> Writer:
         _class(kind, sort, names, fields, out, depth)
         write_all(values, out, depth)
 
+    def write_rows(values: Any, out: Out, depth: int) -> bool:
+        if not size or depth + 2 >= CODEC_DEPTH_MAX:
+            return False
+        rows: Any
+        getters: list[Any]
+        if sort == k.NAMEDTUPLE:
+            rows, getters = values, [itemgetter(place) for place in range(size)]
+            if any(map(instance_dict, values)):
+                return False
+        else:
+            rows, getters = list(map(instance_dict, values)), [itemgetter(name) for name in declared]
+            if not all(map(declared.__eq__, map(tuple, rows))):
+                return False
+        out += (array_head(2 + size), TAG[k.INSTANCE_ROWS])
+        out[0] += k.OBJECT_COST + k.ITEM_COST * (size + 4)
+        _class(kind, sort, declared, size, out, depth)
+        pack_instances(declared, rows, getters, out, depth)
+        return True
+
+    if sort != k.PYDANTIC:
+        row_writers[kind] = write_rows
     return write
 
 

@@ -45,7 +45,9 @@ RANGE, SLICE, DECIMAL, FRACTION, UUID, PATH, ADDRESS, ARRAY, NAMESPACE, CONSTANT
 NDARRAY, NUMPY_SCALAR = 36, 37
 ENUM, INSTANCE, CLASS = 38, 39, 40
 """``CLASS`` stands only where a class is named for the first time; later an int says which one it was."""
-KINDS = range(1, 41)
+PACKED_SET, PACKED_FROZENSET, INSTANCE_ROWS = 41, 42, 43
+"""As ``PACKED_TUPLE``; a list of instances of one class, its fields column by column."""
+KINDS = range(1, 44)
 
 DATACLASS, NAMEDTUPLE, ATTRS, PYDANTIC, ENUMERATION = 1, 2, 3, 4, 5
 """How a class makes its instances: a name found at the reader must be of the same sort."""
@@ -70,8 +72,9 @@ ROW_COST, CELL_COST = 80, 8
 """A tuple or a list whose elements are charged elsewhere."""
 SET_COST, MEMBER_COST = 256, 176
 TEXT_COST, BYTES_COST = 52, 36
-WIDE_COST, WIDE_FACTOR = 84, 6
-"""Text beyond ASCII takes up to four bytes a character, and both the narrow and the wide form while it is read."""
+WIDE_COST, WIDE_FACTOR, STRS_FACTOR = 84, 6, 8
+"""Text beyond ASCII takes up to four bytes a character, and both the narrow and the wide form while it is read;
+many strings are read as one, which is then cut up."""
 INSTANCE_COST = 128
 """Of a class, besides its dict and fields."""
 OBJECT_COST = 1024
@@ -80,5 +83,17 @@ SHORT_COST = TEXT_COST + 31
 
 
 def dict_cost(entries: int) -> int:
-    """The table of a dict, at the worst moment of its growth; what is in it is charged besides."""
-    return 240 if entries < 6 else 128 + 136 * entries
+    """A dict of so many: its table, the one before it while it grows, and lists of keys and values to make it from.
+
+    What the entries themselves take is charged besides. (A table has a power of two of places, two thirds of them in use.)
+    """
+    places = 1 << (entries * 3 // 2).bit_length()
+    return 200 + places * (30 if places > 0x10000 else 27) + 18 * entries
+
+
+def set_cost(members: int) -> int:
+    """A set of so many, and the list to make it from; with what they take as numbers."""
+    return SET_COST + (MEMBER_COST if members <= 50_000 else MEMBER_COST * 3 // 4) * members
+
+
+DICT_COSTS = [dict_cost(entries) for entries in range(128)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from fleet.protocol import _kinds as k
 from fleet.protocol._encode import WRITERS, Refused
-from fleet.protocol._encode_more import parts_of, sort_of, writer_of
+from fleet.protocol._encode_more import EXACT, parts_of, sort_of, writer_of
 from fleet.protocol.limits import CODEC_DEPTH_MAX, CODEC_VALUES_MAX, PAYLOAD_BYTES_MAX
 
 _PAIRS = (dict, collections.OrderedDict, collections.Counter, collections.defaultdict)
@@ -125,7 +125,7 @@ def _shown(key: Any) -> str:
 def _kind_name(kind: type) -> str:
     short = kind.__module__ in ("builtins", "__main__", "__mp_main__")
     name = kind.__qualname__ if short else f"{kind.__module__}.{kind.__qualname__}"
-    base = next((b.__name__ for b in kind.__mro__[1:] if b in WRITERS), "")
+    base = next((b.__name__ for b in kind.__mro__[1:] if b in WRITERS or b in EXACT), "")
     way_out = f"convert it with {base}(...)" if base else _WAYS_OUT.get(name, "")
     if not way_out and "__reduce__" not in kind.__dict__ and kind.__flags__ & _HEAP_TYPE:
         way_out = "make its class a dataclass, or return a dict"

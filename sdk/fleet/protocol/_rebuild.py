@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fleet.protocol import _kinds as k
@@ -109,7 +109,7 @@ class Shape:
                 self.in_dict.append((-1, "_attrs_cached_hash"))
         return ""
 
-    def fill(self, instance: Any, values: list[Any]) -> None:
+    def fill(self, instance: Any, values: Sequence[Any]) -> None:
         """Put the parts where they belong."""
         for number, setter in self.slots:
             setter(instance, None if number is None else values[number])
@@ -150,8 +150,7 @@ def _shape(decoder: Decoder, depth: int) -> tuple[Shape, int]:
     if head not in range(0x90, 0xA0) and head != 0xDC:
         raise ProtocolError("a class is malformed")
     count = head & 0x0F if head < 0xA0 else decoder.number(2)
-    decoder.room(count, depth)
-    decoder.charge(k.OBJECT_COST * (2 + count))
+    decoder.room(count, depth, k.OBJECT_COST * (2 + count))
     if bytes(decoder.take(3)) != bytes((0xD4, k.EXT_KIND, k.CLASS)):
         raise ProtocolError("a class is malformed")
     sort, module, label, fields, *names = [decoder.value(depth) for _ in range(count - 1)]
@@ -175,6 +174,22 @@ def instance(decoder: Decoder, count: int, depth: int) -> Any:
     wanted = len(shape.names) + (len(PYDANTIC_PARTS) if shape.sort == k.PYDANTIC else 0)
     if len(values) != wanted or shape.sort == k.ENUMERATION:
         raise ProtocolError("an instance has other fields than its class")
+    return _made(shape, values, at)
+
+
+def instances(decoder: Decoder, count: int, depth: int) -> list[Any]:
+    """A list of instances of one class, written column by column."""
+    shape, at = _shape(decoder, depth)
+    if shape.kind is None and not decoder.records:
+        raise UnknownClass(at, shape.sentence)
+    if count - 1 != len(shape.names) or count < 2 or shape.sort not in (k.DATACLASS, k.NAMEDTUPLE, k.ATTRS):
+        raise ProtocolError("an instance has other fields than its class")
+    columns, length = decoder.columns(count - 1, depth)
+    decoder.charge((k.INSTANCE_COST + k.dict_cost(len(columns)) + 4 * k.CELL_COST) * length)
+    return [_made(shape, row, at) for row in zip(*columns)]
+
+
+def _made(shape: Shape, values: Sequence[Any], at: int) -> Any:
     kind: Any = shape.kind
     if kind is None:
         return Record(shape.label, dict(zip(shape.names, values)))
@@ -186,7 +201,7 @@ def instance(decoder: Decoder, count: int, depth: int) -> Any:
         raise UnknownClass(at, f"is of class {shape.full_name}, which can't be made from its fields") from None
     shape.fill(made, values)
     if shape.sort == k.PYDANTIC:
-        _fill_model(made, kind, shape.names, values[len(shape.names) :])
+        _fill_model(made, kind, shape.names, list(values[len(shape.names) :]))
     return made
 
 

@@ -82,6 +82,12 @@ class _Walker:
             names = self._class()
             for number in range(count - 1):
                 self.walk(f"{path}.{names[number]}" if number < len(names) else path)
+        elif kind == k.INSTANCE_ROWS:
+            base = path if _ROW.search(path) else f"{path}[\0\0]"
+            if read.at == self._wanted:
+                raise _Found(self._element(base, 0))
+            for name in self._class()[: count - 1]:
+                self.walk(f"{base}.{name}")
         elif kind == k.ROWS:
             shape = self._any()
             base = path if _ROW.search(path) else f"{path}[\0\0]"

@@ -20,23 +20,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fleet.protocol import _encode_packed
 from fleet.protocol._decode import Decoder, Find, Revive, UnknownClass
-from fleet.protocol._encode import Refused, encode_parts
+from fleet.protocol._encode import encode
 from fleet.protocol._exception_data import ExceptionData, describe
 from fleet.protocol._kinds import PAD
-from fleet.protocol._not_portable import explain
 from fleet.protocol._where import path_to
 from fleet.protocol.errors import ProtocolError, ResultNotPortable
 
 __all__ = ["ExceptionData", "decode", "decode_exception", "encode", "encode_exception"]
 
-
-def encode(value: Any, name: str = "result", prefix: bytes = b"") -> bytes:
-    """``value`` as data, behind ``prefix``. ResultNotPortable says which part of ``name`` can't travel, and why."""
-    try:
-        return encode_parts(value, prefix)
-    except (Refused, RecursionError):
-        raise ResultNotPortable(explain(value, name)) from None
+_encode_packed.install()
 
 
 def encode_exception(error: BaseException, hide: Callable[[str], bool] | None = None, prefix: bytes = b"") -> bytes:
