@@ -17,14 +17,11 @@ from pydantic import ValidationError
 
 from fleet._classes import ANY_OWN, Classes, show_records, type_dict
 from fleet.protocol._exception_data import SLOTS
-from fleet.protocol.codec import ExceptionData, decode, decode_exception
+from fleet.protocol.codec import COPY_BYTES_MAX, ExceptionData, decode, decode_exception
 from fleet.protocol.errors import BY_CODE, ProtocolError, RemoteError, from_code
 from fleet.protocol.messages import WireError
 
 _NO_PACKAGES = "A sandbox has the standard library and your own modules; installed packages come with a later release."
-COPY_BYTES_MAX = 512 * 1024
-"""Results up to this size are decoded from a copy: slices of bytes are faster than those of a memoryview (1.4 against
-2.9 us). A larger copy would take from the memory that decoding may use beyond the bound of the codec (1 MiB)."""
 _VALUE, _RAISED, _ENDED = 0, 1, 2
 _PLAIN = (type(None), bool, int, float, str, bytes, tuple, list, dict, set, frozenset)
 _SLOT_WRAPPERS = (type(object.__init__), type(object.__new__))
@@ -47,8 +44,7 @@ def decode_item(data: bytes | memoryview, classes: Classes = ANY_OWN) -> Any:
     """
     if not len(data):
         raise ProtocolError("a result is empty")
-    if len(data) <= COPY_BYTES_MAX:
-        data = bytes(data)
+    data = bytes(data) if len(data) <= COPY_BYTES_MAX else memoryview(data)
     status = data[0]
     if status == _VALUE:
         alive = revive if classes is ANY_OWN else functools.partial(revive, classes=classes)

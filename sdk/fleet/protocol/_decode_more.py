@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import datetime as dt
+import math
 import re
 import sys
 import types
@@ -116,7 +117,8 @@ def _namespace(decoder: Decoder, fields: list[Any]) -> Any:
 def _pairs(decoder: Decoder, flat: list[Any]) -> dict[Any, Any]:
     if len(flat) & 1:
         raise ProtocolError("a dict has a key without a value")
-    decoder.charge(2 * k.dict_cost(len(flat) // 2))
+    size = len(flat) // 2
+    decoder.charge(2 * k.dict_cost(size) + (k.HASH_COST * size if size > k.CHECKED_MIN else 0))
     return decoder.dict_of(flat[::2], flat[1::2])
 
 
@@ -224,6 +226,8 @@ def _ndarray(decoder: Decoder, fields: list[Any]) -> Any:
     numpy, dtype = _numpy(text)
     decoder.charge(len(_typed(data, bytes)))
     sizes = [_typed(one, int) for one in _typed(shape, tuple)]
+    if any(size < 0 for size in sizes) or math.prod(sizes) * dtype.itemsize != len(data):
+        raise ProtocolError("a numpy array's data don't fit its shape")
     return numpy.frombuffer(bytearray(data), dtype).reshape(sizes) if data else numpy.empty(sizes, dtype)
 
 

@@ -20,10 +20,18 @@ Writer = Callable[[Any, Out, int], None]
 
 
 class Refused(Exception):
-    """Internal: the value can't be encoded; ``explain`` finds out where and why. ``reason`` is for its last words."""
+    """Internal: the value can't be encoded; ``explain`` finds out where, and why if ``reason`` doesn't say."""
 
     def __init__(self, reason: str = "") -> None:
         self.reason = reason
+
+
+def check_room(count: int, out: Out, depth: int) -> None:
+    """Refused where so many more values, at ``depth``, are too many or too deep."""
+    if depth >= CODEC_DEPTH_MAX:
+        raise Refused(f"nested more than {CODEC_DEPTH_MAX} deep")
+    if len(out) + count > CODEC_VALUES_MAX:
+        raise Refused
 
 
 TAG = {kind: bytes((0xD4, k.EXT_KIND, kind)) for kind in k.KINDS}
@@ -105,13 +113,23 @@ def array_head(size: int) -> bytes:
     return _U16(0xDC, size) if size < 0x10000 else _U32(0xDD, size)
 
 
+def open_array(count: int, out: Out, depth: int) -> None:
+    """The head of an array at ``depth``, charged as the reader will."""
+    if depth >= CODEC_DEPTH_MAX or len(out) + count > CODEC_VALUES_MAX:
+        check_room(count, out, depth)
+    out.append(array_head(count))
+    out[0] += k.LIST_COST + k.ITEM_COST * count
+
+
+def open_tagged(kind: int, count: int, cost: int, out: Out, depth: int) -> None:
+    """The head of a tagged array of so many fields, and what the reader charges for that kind."""
+    open_array(count + 1, out, depth)
+    out.append(TAG[kind])
+    out[0] += cost
+
+
 def write_all(values: Any, out: Out, depth: int) -> None:
-    """The elements of a container at ``depth``."""
-    size = len(values)
-    if depth >= CODEC_DEPTH_MAX or len(out) + size > CODEC_VALUES_MAX:
-        raise Refused
-    out[0] += k.LIST_COST + k.ITEM_COST * size
-    depth += 1
+    """Elements, each at ``depth``."""
     find, append = WRITERS.get, out.append
     for value in values:
         kind = type(value)
@@ -127,49 +145,45 @@ def write_list(value: list[Any], out: Out, depth: int) -> None:
     """A list, packed where it can be."""
     if len(value) >= k.PACKED_MIN and depth < CODEC_DEPTH_MAX and _packed(value, out, depth):
         return
-    out.append(array_head(len(value)))
-    write_all(value, out, depth)
+    open_array(len(value), out, depth)
+    write_all(value, out, depth + 1)
 
 
 def _collection(kind: int, packed_kind: int, cost: Callable[[int], int]) -> Writer:
     """Writer of tuples and sets."""
-    tag, packed_tag = TAG[kind], TAG[packed_kind]
 
     def write(value: Any, out: Out, depth: int) -> None:
         size = len(value)
-        out[0] += cost(size)
         if size >= k.PACKED_MIN and depth + 1 < CODEC_DEPTH_MAX:
-            at = len(out)
-            out += (b"\x92", packed_tag)
+            at, before = len(out), out[0]
+            open_tagged(packed_kind, 1, k.OBJECT_COST + cost(size), out, depth)
             if _packed(value if kind == k.TUPLE else list(value), out, depth + 1):
-                out[0] += k.LIST_COST + k.ITEM_COST + k.OBJECT_COST
                 return
             del out[at:]
-        out += (array_head(size + 1), tag)
-        write_all(value, out, depth)
+            out[0] = before
+        open_tagged(kind, size, cost(size), out, depth)
+        write_all(value, out, depth + 1)
 
     return write
 
 
-def write_fields(kind: int, fields: tuple[Any, ...] | list[Any], out: Out, depth: int) -> None:
-    """Any other kind: its fields."""
-    out += (array_head(len(fields) + 1), TAG[kind])
-    out[0] += k.OBJECT_COST
-    write_all(fields, out, depth)
+def write_fields(kind: int, fields: tuple[Any, ...] | list[Any], out: Out, depth: int, cost: int = 0) -> None:
+    """Any other kind: its fields, and what it costs beyond them."""
+    open_tagged(kind, len(fields), k.OBJECT_COST + cost, out, depth)
+    write_all(fields, out, depth + 1)
 
 
 def _dict(value: dict[Any, Any], out: Out, depth: int) -> None:
     size = len(value)
     if depth >= CODEC_DEPTH_MAX or len(out) + 2 * size > CODEC_VALUES_MAX:
-        raise Refused
+        check_room(2 * size, out, depth)
     out[0] += _DICT_COSTS[size] if size < 128 else k.dict_cost(size)
     if size >= k.PACKED_MIN and depth + 1 < CODEC_DEPTH_MAX and countOf(map(type, value), str) == size:
-        out += (b"\x93", TAG[k.COLUMNS])
-        out[0] += k.OBJECT_COST + k.LIST_COST + 3 * k.ITEM_COST
+        open_tagged(k.COLUMNS, 2, k.OBJECT_COST, out, depth)
         write_list(list(value), out, depth + 1)
         write_list(list(value.values()), out, depth + 1)
         return
-    out[0] += 2 * k.NUMBER_COST * size
+    out[0] += 2 * k.NUMBER_COST * size + (k.HASH_COST * size if size > k.CHECKED_MIN else 0)
     out.append(_DICT_HEADS[size] if size < 16 else _U32(0xDF, size))
     write_pairs(value, out, depth + 1)
 
@@ -261,10 +275,10 @@ def encode(value: Any, name: str = "result", prefix: bytes = b"") -> bytes:
         # Whatever is larger than a number is charged for at least its size: below this, nothing else can be too large.
         if out[0] + k.SHORT_COST * len(out) > k.GRACE_BYTES:
             _pad(out)
-    except (Refused, RecursionError):
+    except (Refused, RecursionError) as error:
         from fleet.protocol._not_portable import explain  # Here: it builds on this module.
 
-        raise ResultNotPortable(explain(value, name)) from None
+        raise ResultNotPortable(explain(value, name, getattr(error, "reason", ""))) from None
     out[0], out[1] = prefix, b""
     return b"".join(out)
 

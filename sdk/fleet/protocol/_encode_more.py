@@ -26,16 +26,17 @@ from fleet.protocol._encode import (
     Writer,
     array_head,
     encode,
+    open_tagged,
     row_writers,
     write_all,
     write_bytes,
     write_fields,
+    write_list,
     write_pairs,
     write_str,
 )
-from fleet.protocol._encode_packed import pack_instances
 from fleet.protocol._exception_data import FIELDS, ExceptionData, describe, name_of_module
-from fleet.protocol.limits import CODEC_DEPTH_MAX, CODEC_VALUES_MAX
+from fleet.protocol.limits import CODEC_DEPTH_MAX
 
 FACTORIES: dict[str, Any] = {
     kind.__name__: kind
@@ -85,7 +86,7 @@ def _zone(v: Any, out: Out, depth: int) -> None:
 
 
 def _exception_data(v: ExceptionData, out: Out, depth: int) -> None:
-    write_fields(k.EXCEPTION, tuple(getattr(v, name) for name in FIELDS), out, depth)
+    write_fields(k.EXCEPTION, tuple(getattr(v, name) for name in FIELDS), out, depth, k.OBJECT_COST)
 
 
 def _exception(v: BaseException, out: Out, depth: int) -> None:
@@ -98,7 +99,8 @@ def _memoryview(v: memoryview, out: Out, depth: int) -> None:
     data = v.tobytes()
     if sys.byteorder == "big" and v.itemsize > 1:
         raise Refused("a memoryview of numbers: convert it with .tolist()")
-    write_fields(k.MEMORYVIEW, (v.format, None if v.ndim == 1 else tuple(v.shape or ()), data), out, depth)
+    shape = None if v.ndim == 1 else tuple(v.shape or ())
+    write_fields(k.MEMORYVIEW, (v.format, shape, data), out, depth)
 
 
 def _array(v: array[Any], out: Out, depth: int) -> None:
@@ -107,20 +109,17 @@ def _array(v: array[Any], out: Out, depth: int) -> None:
     if sys.byteorder == "big":
         v = v[:]
         v.byteswap()
-    write_fields(k.ARRAY, (v.typecode, v.itemsize, v.tobytes()), out, depth)
+    # A long is wider where it is read, and converted by way of a list.
+    cost = 2 * k.ITEM_COST * len(v) if v.typecode in "lL" else len(v) * v.itemsize
+    write_fields(k.ARRAY, (v.typecode, v.itemsize, v.tobytes()), out, depth, cost)
 
 
 def _pairs_of(kind: int) -> Callable[[dict[Any, Any], tuple[Any, ...], Out, int], None]:
-    tag = TAG[kind]
-
     def write(pairs: dict[Any, Any], fields: tuple[Any, ...], out: Out, depth: int) -> None:
         size = len(pairs)
-        if depth >= CODEC_DEPTH_MAX or len(out) + 2 * size > CODEC_VALUES_MAX:
-            raise Refused
-        out += (array_head(1 + len(fields) + 2 * size), tag)
-        out[0] += k.OBJECT_COST + k.LIST_COST + k.ITEM_COST * (2 * size + 4) + k.dict_cost(size)
-        for field in fields:
-            WRITERS[type(field)](field, out, depth + 1)
+        cost = k.OBJECT_COST + 2 * k.dict_cost(size) + (k.HASH_COST * size if size > k.CHECKED_MIN else 0)
+        open_tagged(kind, len(fields) + 2 * size, cost, out, depth)
+        write_all(fields, out, depth + 1)
         write_pairs(pairs, out, depth + 1)
 
     return write
@@ -164,7 +163,7 @@ EXACT: dict[type, Writer] = {
     dt.timezone: _timezone,
     ExceptionData: _exception_data,
     complex: _fields(k.COMPLEX, lambda v: (v.real, v.imag)),
-    bytearray: _fields(k.BYTEARRAY, lambda v: (bytes(v),)),
+    bytearray: lambda v, out, depth: write_fields(k.BYTEARRAY, (bytes(v),), out, depth, len(v)),
     memoryview: _memoryview,
     collections.deque: _fields(k.DEQUE, lambda v: (v.maxlen, *v)),
     collections.Counter: lambda v, out, depth: _counter(v, (), out, depth),
@@ -230,7 +229,7 @@ def _dtype(dtype: Any) -> str:
 
 
 def _ndarray(v: Any, out: Out, depth: int) -> None:
-    write_fields(k.NDARRAY, (_dtype(v.dtype), tuple(v.shape), v.tobytes()), out, depth)
+    write_fields(k.NDARRAY, (_dtype(v.dtype), tuple(v.shape), v.tobytes()), out, depth, v.nbytes)
 
 
 def _numpy_scalar(v: Any, out: Out, depth: int) -> None:
@@ -318,10 +317,10 @@ def _instance(kind: type, sort: int) -> Writer:
             names, fields, values = declared, size, list(own.values())
         else:
             names, fields, values = parts_of(value, sort)
-        out += (array_head(2 + len(values)), TAG[k.INSTANCE])
-        out[0] += k.INSTANCE_COST + k.dict_cost(len(values)) + 3 * k.ITEM_COST
+        cost = k.INSTANCE_COST + k.dict_cost(len(values))
+        open_tagged(k.INSTANCE, 1 + len(values), cost, out, depth)
         _class(kind, sort, names, fields, out, depth)
-        write_all(values, out, depth)
+        write_all(values, out, depth + 1)
 
     def write_rows(values: Any, out: Out, depth: int) -> bool:
         if not size or depth + 2 >= CODEC_DEPTH_MAX:
@@ -336,10 +335,11 @@ def _instance(kind: type, sort: int) -> Writer:
             rows, getters = list(map(instance_dict, values)), [itemgetter(name) for name in declared]
             if not all(map(declared.__eq__, map(tuple, rows))):
                 return False
-        out += (array_head(2 + size), TAG[k.INSTANCE_ROWS])
-        out[0] += k.OBJECT_COST + k.ITEM_COST * (size + 4)
+        cost = k.INSTANCE_COST + k.dict_cost(size)
+        open_tagged(k.INSTANCE_ROWS, 1 + size, cost + (cost + 4 * k.CELL_COST) * len(values), out, depth)
         _class(kind, sort, declared, size, out, depth)
-        pack_instances(declared, rows, getters, out, depth)
+        for getter in getters:
+            write_list(list(map(getter, rows)), out, depth + 1)
         return True
 
     if sort != k.PYDANTIC:
@@ -349,8 +349,7 @@ def _instance(kind: type, sort: int) -> Writer:
 
 def _enum(value: enum.Enum, out: Out, depth: int) -> None:
     kind = type(value)
-    out += (b"\x94", TAG[k.ENUM])
-    out[0] += k.INSTANCE_COST + k.dict_cost(0) + k.LIST_COST + 5 * k.ITEM_COST
+    open_tagged(k.ENUM, 3, k.INSTANCE_COST + k.dict_cost(2), out, depth)
     _class(kind, k.ENUMERATION, (), 0, out, depth)
     name = value._name_ if kind._member_map_.get(value._name_ or "") is value else None
     number = value._value_ if name is None else None
@@ -370,7 +369,7 @@ def _class(kind: type, sort: int, names: tuple[str, ...], fields: int, out: Out,
         return WRITERS[int](number, out, depth)
     classes[kind, names] = len(classes)
     out += (array_head(5 + len(names)), TAG[k.CLASS])
-    out[0] += 2 * k.OBJECT_COST + k.OBJECT_COST * len(names)
+    out[0] += k.OBJECT_COST * (7 + len(names))
     WRITERS[int](sort, out, depth)
     write_str(name_of_module(kind), out, depth)
     write_str(kind.__qualname__, out, depth)

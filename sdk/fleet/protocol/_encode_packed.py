@@ -14,19 +14,18 @@ from struct import Struct
 from typing import Any
 
 from fleet.protocol import _kinds as k
-from fleet.protocol._encode import PACKERS, TAG, WRITERS, Out, array_head, write_bytes, write_list
+from fleet.protocol._encode import PACKERS, WRITERS, Out, open_tagged, write_bytes, write_list
 from fleet.protocol.limits import CODEC_DEPTH_MAX
 
 
-def _pack_data(kind: int, data: bytes | bytearray, cost: int, out: Out) -> bool:
-    """One field of bytes, and what it costs to make a list of it."""
-    out += (b"\x92", TAG[kind])
+def _pack_data(kind: int, data: bytes | bytearray, cost: int, out: Out, depth: int) -> bool:
+    """One field of bytes, and what it costs to make a list of it, beyond the size of the field."""
+    open_tagged(kind, 1, cost, out, depth)
     write_bytes(data, out)
-    out[0] += k.LIST_COST + k.ITEM_COST + cost
     return True
 
 
-def _pack_floats(value: Any, out: Out, _depth: int) -> bool:
+def _pack_floats(value: Any, out: Out, depth: int) -> bool:
     """Twice as fast as looking at every type and an array: marshal writes ``g`` and eight bytes for exactly a float."""
     size = len(value)
     try:
@@ -44,32 +43,32 @@ def _pack_floats(value: Any, out: Out, _depth: int) -> bool:
         del data[5::9]
         del data[:5]
     # 24 and a place for each are four times the data: lists of floats are never padded.
-    return _pack_data(k.FLOATS, data, 24 * size, out)
+    return _pack_data(k.FLOATS, data, 24 * size, out, depth)
 
 
-def _pack_ints(value: Any, out: Out, _depth: int) -> bool:
+def _pack_ints(value: Any, out: Out, depth: int) -> bool:
     try:
         data = bytes(value)
     except ValueError:
         pass
     else:
-        return _pack_data(k.BYTE_INTS, data, 9 * len(data), out)
+        return _pack_data(k.BYTE_INTS, data, 9 * len(data), out, depth)
     try:
         numbers = array("q", value)
     except OverflowError:
         return False
     if sys.byteorder == "big":
         numbers.byteswap()
-    return _pack_data(k.INTS, numbers.tobytes(), 36 * len(numbers), out)
+    return _pack_data(k.INTS, numbers.tobytes(), 36 * len(numbers), out, depth)
 
 
-def _pack_flags(value: Any, out: Out, _depth: int) -> bool:
+def _pack_flags(value: Any, out: Out, depth: int) -> bool:
     if not set(map(type, value)) <= {bool, type(None)}:
         return False
-    return _pack_data(k.FLAGS, bytes(map({False: 0, True: 1, None: 2}.__getitem__, value)), 9 * len(value), out)
+    return _pack_data(k.FLAGS, bytes(map({False: 0, True: 1, None: 2}.__getitem__, value)), 9 * len(value), out, depth)
 
 
-def _pack_strs(value: Any, out: Out, _depth: int) -> bool:
+def _pack_strs(value: Any, out: Out, depth: int) -> bool:
     sizes = list(map(len, value))
     count = len(sizes)
     if sum(sizes) > k.STR_MEAN_MAX * count:
@@ -86,11 +85,11 @@ def _pack_strs(value: Any, out: Out, _depth: int) -> bool:
         if sys.byteorder == "big":
             numbers.byteswap()
         width, lengths = b"\x04", numbers.tobytes()
-    out += (b"\x94", TAG[k.STRS], width)
+    each, factor = (k.TEXT_COST, 2) if text.isascii() else (k.WIDE_COST, k.STRS_FACTOR)
+    open_tagged(k.STRS, 3, k.OBJECT_COST + (each + 18) * count + factor * len(data), out, depth)
+    out.append(width)
     write_bytes(lengths, out)
     write_bytes(data, out)
-    each, factor = (k.TEXT_COST, 2) if text.isascii() else (k.WIDE_COST, k.STRS_FACTOR)
-    out[0] += k.OBJECT_COST + (each + 18) * count + factor * len(data)
     return True
 
 
@@ -102,9 +101,7 @@ def _pack_dicts(value: Any, out: Out, depth: int) -> bool:
     # What equals a string may still be something else.
     if countOf(map(type, chain.from_iterable(value)), str) != width * len(value):
         return False
-    out += (array_head(width + 2), TAG[k.ROWS])
-    out[0] += k.dict_cost(width) * len(value)
-    _pack_columns(list(keys), keys, value, out, depth)
+    _pack_columns(k.dict_cost(width), list(keys), keys, value, out, depth)
     return True
 
 
@@ -117,21 +114,12 @@ def _pack_tuples(value: Any, out: Out, depth: int) -> bool:
     ):
         return False
     is_tuple = type(value[0]) is tuple
-    out += (array_head(width + 2), TAG[k.ROWS])
-    out[0] += (k.ROW_COST + k.CELL_COST * width) * len(value)
-    _pack_columns(width if is_tuple else -width, range(width), value, out, depth)
+    _pack_columns(k.ROW_COST + k.CELL_COST * width, width if is_tuple else -width, range(width), value, out, depth)
     return True
 
 
-def pack_instances(names: tuple[str, ...], rows: Any, getters: Any, out: Out, depth: int) -> None:
-    """The columns of a list of instances; their class stands before."""
-    out[0] += (k.INSTANCE_COST + k.dict_cost(len(names)) + 4 * k.CELL_COST) * len(rows)
-    for getter in getters:
-        write_list(list(map(getter, rows)), out, depth + 1)
-
-
-def _pack_columns(shape: Any, keys: Any, rows: Any, out: Out, depth: int) -> None:
-    out[0] += k.OBJECT_COST + 2 * k.CELL_COST * len(rows) + k.ITEM_COST * (len(keys) + 3)
+def _pack_columns(row_cost: int, shape: Any, keys: Any, rows: Any, out: Out, depth: int) -> None:
+    open_tagged(k.ROWS, len(keys) + 1, k.OBJECT_COST + (row_cost + 2 * k.CELL_COST) * len(rows), out, depth)
     WRITERS[type(shape)](shape, out, depth + 1)
     for key in keys:
         write_list(list(map(itemgetter(key), rows)), out, depth + 1)

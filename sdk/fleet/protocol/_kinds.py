@@ -79,6 +79,8 @@ INSTANCE_COST = 128
 """Of a class, besides its dict and fields."""
 OBJECT_COST = 1024
 """Anything else, besides its fields."""
+CHECKED_MIN, HASH_COST = 64, 48
+"""Larger tables are checked for crafted hashes, which takes a list of them."""
 SHORT_COST = TEXT_COST + 31
 
 
@@ -93,7 +95,8 @@ def dict_cost(entries: int) -> int:
 
 def set_cost(members: int) -> int:
     """A set of so many, and the list to make it from; with what they take as numbers."""
-    return SET_COST + (MEMBER_COST if members <= 50_000 else MEMBER_COST * 3 // 4) * members
+    each = MEMBER_COST if members <= 50_000 else MEMBER_COST * 3 // 4
+    return SET_COST + (each + (HASH_COST if members > CHECKED_MIN else 0)) * members
 
 
 DICT_COSTS = [dict_cost(entries) for entries in range(128)]

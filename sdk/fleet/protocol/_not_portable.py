@@ -37,8 +37,8 @@ _WAYS_OUT = {
 }
 
 
-def explain(value: Any, name: str) -> str:
-    """One sentence on the first part of ``value`` that refuses to be encoded."""
+def explain(value: Any, name: str, reason: str) -> str:
+    """One sentence on the first part of ``value`` that refuses to be encoded; ``reason`` where none is found."""
     seen = 0
     stack: list[tuple[Any, str, tuple[int, ...]]] = [(value, name, ())]
     while stack:
@@ -54,6 +54,8 @@ def explain(value: Any, name: str) -> str:
         if why:
             return f"{path} is {why}"
         stack += reversed([(inner, inner_path, (*above, id(part))) for inner, inner_path in _inside(part, path)])
+    if reason:
+        return f"{name} is {reason}"
     return f"{name} takes more than {PAYLOAD_BYTES_MAX >> 20} MiB or {CODEC_VALUES_MAX:,} values"
 
 

@@ -150,7 +150,7 @@ def _shape(decoder: Decoder, depth: int) -> tuple[Shape, int]:
     if head not in range(0x90, 0xA0) and head != 0xDC:
         raise ProtocolError("a class is malformed")
     count = head & 0x0F if head < 0xA0 else decoder.number(2)
-    decoder.room(count, depth, k.OBJECT_COST * (2 + count))
+    decoder.room(count, depth - 1, k.OBJECT_COST * (2 + count))  # Names alone, which nest no deeper.
     if bytes(decoder.take(3)) != bytes((0xD4, k.EXT_KIND, k.CLASS)):
         raise ProtocolError("a class is malformed")
     sort, module, label, fields, *names = [decoder.value(depth) for _ in range(count - 1)]

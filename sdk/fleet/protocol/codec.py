@@ -27,8 +27,14 @@ from fleet.protocol._exception_data import ExceptionData, describe
 from fleet.protocol._kinds import PAD
 from fleet.protocol._where import path_to
 from fleet.protocol.errors import ProtocolError, ResultNotPortable
+from fleet.protocol.limits import KIB
 
-__all__ = ["ExceptionData", "decode", "decode_exception", "encode", "encode_exception"]
+COPY_BYTES_MAX = 256 * KIB
+"""Up to this size, slices of bytes are taken: faster than those of a memoryview (1.4 against 2.9 us for a small value).
+
+Copies of larger ones would take from the memory that decoding may use beyond what it counts (1 MiB).
+"""
+__all__ = ["COPY_BYTES_MAX", "ExceptionData", "decode", "decode_exception", "encode", "encode_exception"]
 
 _encode_packed.install()
 
@@ -55,7 +61,9 @@ def decode(
     qualname)`` gives the class that may be meant, or None; it has to answer from a closed set. ``records`` shows instances
     of unknown classes as ``Record`` instead of refusing them. ``name``: what errors call the value.
     """
-    decoder = Decoder(data if isinstance(data, bytes) else memoryview(data).cast("B"), revive, find, records)
+    if not isinstance(data, bytes) or len(data) > COPY_BYTES_MAX:
+        data = memoryview(data).cast("B")
+    decoder = Decoder(data, revive, find, records)
     try:
         value = decoder.value(0)
     except UnknownClass as unknown:
