@@ -198,6 +198,7 @@ class MapRun:
         before = chunk.ticket
         chunk.ticket = Ticket(before.call, before.submit, before.payload)
         chunk.ticket.renew = before.renew
+        chunk.ticket.classes = before.classes
         chunk.sent_s = time.monotonic()
         self._submit(chunk)
 

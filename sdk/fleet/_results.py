@@ -21,7 +21,7 @@ from fleet.protocol.codec import COPY_BYTES_MAX, ExceptionData, decode, decode_e
 from fleet.protocol.errors import BY_CODE, ProtocolError, RemoteError, from_code
 from fleet.protocol.messages import WireError
 
-_NO_PACKAGES = "A sandbox has the standard library and your own modules; installed packages come with a later release."
+_NO_PACKAGES = "A sandbox has the standard library, your own modules, and what packages=[...] of the function names."
 _VALUE, _RAISED, _ENDED = 0, 1, 2
 _PLAIN = (type(None), bool, int, float, str, bytes, tuple, list, dict, set, frozenset)
 _SLOT_WRAPPERS = (type(object.__init__), type(object.__new__))
