@@ -114,7 +114,8 @@ class Call(Generic[R_co]):
             return self._ticket
         client = _client()
         if self._ticket is None or self._owner is not client:
-            self._ticket = Ticket(self.id)
+            before, self._ticket = self._ticket, Ticket(self.id)
+            self._ticket.classes = before.classes if before is not None else None
             self._owner = client
             client.watch(self._ticket)
         return self._ticket

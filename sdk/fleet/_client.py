@@ -166,6 +166,7 @@ class Client:
             refs=[BlobRef(digest=ref.digest, size_bytes=ref.size_bytes) for ref in refs_of(payload).values()],
         )
         ticket = (StreamTicket if stream else Ticket)(submit.call, submit, payload)
+        ticket.classes = bound.classes
         if bound.manifest is not None:
             ticket.renew = lambda: self._renew(ticket, bound)
         return ticket

@@ -18,6 +18,7 @@ from fleet.protocol.errors import InvalidOption, ProtocolError
 from fleet.protocol.ids import new_call_id
 
 if TYPE_CHECKING:
+    from fleet._classes import Classes
     from fleet._client import Client
     from fleet._ticket import Ticket
 
@@ -79,13 +80,13 @@ def _values_of(ticket: Ticket, return_exceptions: bool) -> Iterator[Any]:
     error = ticket.final.error
     failure = Failure(error.to_error() if error is not None else ProtocolError(f"call {ticket.call} lacks items"))
     for place in range(ticket.final.items or max(found, default=0) + 1):
-        yield from values_of([found.get(place, failure)], return_exceptions)
+        yield from values_of([found.get(place, failure)], return_exceptions, ticket.classes)
 
 
 class CallGroup(Generic[R_co]):
     """What ``spawn_map`` handed over. ``id`` finds it again from anywhere: ``fleet.CallGroup.from_id(id)``."""
 
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, classes: Classes | None = None) -> None:
         found = _ID.match(id)
         if found is None:
             raise InvalidOption(f"{id!r} is no id of a group", hint="use the .id of what spawn_map returned")
@@ -93,6 +94,7 @@ class CallGroup(Generic[R_co]):
         self._stem = found[1]
         self.call_count = int(found[2], 16)
         self.item_count = int(found[3], 16)
+        self._classes = classes
 
     @classmethod
     def from_id(cls, id: str) -> CallGroup[Any]:
@@ -111,6 +113,7 @@ class CallGroup(Generic[R_co]):
         ahead: deque[Ticket] = deque()
         for number in range(self.call_count):
             ticket = Ticket(_call_id(self._stem, number))
+            ticket.classes = self._classes
             client.watch(ticket)
             ahead.append(ticket)
             if len(ahead) >= AHEAD:
@@ -264,12 +267,13 @@ def spawn_map(
 
     inputs = _inputs.argument_tuples(_inputs.checked_iterables(iterables, False), False)
     spawner = _Spawner(client, function, _inputs.checked_chunksize(chunksize))
-    pickler = client.bound(function).pickler
+    bound = client.bound(function)
+    pickler = bound.pickler
     try:
         for args in inputs:
             function.check_arguments(args, {})
             spawner.add(pickler.dumps(args, {}))
-        return CallGroup(spawner.settle())
+        return CallGroup(spawner.settle(), bound.classes)
     except BaseException:
         spawner.give_up()
         raise

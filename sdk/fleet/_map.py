@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 from fleet import _packed
+from fleet._classes import ANY_OWN, Classes
 from fleet._client import Client
 from fleet._function import Function
 from fleet._loop import Waiter, wait_aio
@@ -82,6 +83,7 @@ class MapRun:
         self._bound = bound
         self._function = function
         self._inputs = inputs
+        self.classes = bound.classes
         self._tuner = Tuner(chunksize)
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
@@ -196,6 +198,7 @@ class MapRun:
         before = chunk.ticket
         chunk.ticket = Ticket(before.call, before.submit, before.payload)
         chunk.ticket.renew = before.renew
+        chunk.ticket.classes = before.classes
         chunk.sent_s = time.monotonic()
         self._submit(chunk)
 
@@ -305,10 +308,11 @@ def _missing(chunk: Chunk) -> FleetError:
     )
 
 
-def values_of(ready: list[Any], return_exceptions: bool) -> Iterator[Any]:
+def values_of(ready: list[Any], return_exceptions: bool, classes: Classes | None) -> Iterator[Any]:
     """Decode results one by one; an error is raised, or given in place of the value."""
+    known = classes or ANY_OWN
     for item in ready:
-        value = item if type(item) is Failure else decode_item(item)
+        value = item if type(item) is Failure else decode_item(item, known)
         if type(value) is Failure:
             if not return_exceptions:
                 raise value.error
@@ -326,7 +330,7 @@ def run_map(run: MapRun, order_outputs: bool, return_exceptions: bool) -> Iterat
         while True:
             for ready in run.take_ordered(at) if order_outputs else run.take_unordered():
                 at += len(ready)
-                yield from values_of(ready, return_exceptions)
+                yield from values_of(ready, return_exceptions, run.classes)
             if run.finished:
                 break
             waiter = Waiter()
@@ -353,7 +357,7 @@ async def run_map_aio(run: MapRun, order_outputs: bool, return_exceptions: bool)
         while True:
             for ready in run.take_ordered(at) if order_outputs else run.take_unordered():
                 at += len(ready)
-                for value in values_of(ready, return_exceptions):
+                for value in values_of(ready, return_exceptions, run.classes):
                     yield value
             if run.finished:
                 break

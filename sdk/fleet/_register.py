@@ -12,6 +12,7 @@ import fleet
 from fleet._api import Api
 from fleet._blobs import Blobs
 from fleet._bundle import Bundle, bundle_of, locate
+from fleet._classes import Classes
 from fleet._function import Function
 from fleet._pickling import ArgumentPickler
 from fleet.protocol.errors import DeployError
@@ -38,6 +39,8 @@ class Bound:
     manifest: Manifest | None = None
     bundle: Bundle | None = None
     packages: Lock | None = None
+    classes: Classes | None = None
+    """What its results may be made of; None where its source is not here."""
 
 
 def bind(client: object, function: Function[Any, Any]) -> Bound:
@@ -47,7 +50,8 @@ def bind(client: object, function: Function[Any, Any]) -> Bound:
         return Bound(client, ref.app, ref.function, ref.version, ArgumentPickler(None))
     manifest, bundle, packages = describe(function, function.app_name)
     pickler = ArgumentPickler(bundle.modules, tops=packages.tops if packages is not None else ())
-    return Bound(client, manifest.app, manifest.function, None, pickler, manifest, bundle, packages)
+    classes = Classes(function._raw, getattr(bundle, "classes", None))
+    return Bound(client, manifest.app, manifest.function, None, pickler, manifest, bundle, packages, classes)
 
 
 def describe(function: Function[Any, Any], app: str, tell: Tell | None = None) -> tuple[Manifest, Bundle, Lock | None]:

@@ -1,25 +1,29 @@
 """Outcome records as values or exceptions of the caller.
 
-Nothing here runs code that a car chose: values are data (``protocol.codec``), exception types are looked up among what is
-imported already, never imported, and made without running their own ``__init__``.
+Nothing here runs code that a car chose: values are data (``protocol.codec``), their classes come from a closed set
+(``_classes``), exception types are looked up there and among what is imported already, never imported, and made without
+running their own ``__init__``.
 """
 
 from __future__ import annotations
 
 import builtins
+import functools
 import sys
+import types
 from typing import Any
 
 from pydantic import ValidationError
 
-from fleet.protocol.codec import ExceptionData, decode, decode_exception
+from fleet._classes import ANY_OWN, Classes, show_records, type_dict
+from fleet.protocol._exception_data import SLOTS
+from fleet.protocol.codec import COPY_BYTES_MAX, ExceptionData, decode, decode_exception
 from fleet.protocol.errors import BY_CODE, ProtocolError, RemoteError, from_code
 from fleet.protocol.messages import WireError
 
-_NO_PACKAGES = "A sandbox has the standard library and your own modules; installed packages come with a later release."
-COPY_BYTES_MAX = 4096
-"""Small results are decoded from a copy: slices of bytes are faster than those of a memoryview (1.4 against 2.9 us)."""
+_NO_PACKAGES = "A sandbox has the standard library, your own modules, and what packages=[...] of the function names."
 _VALUE, _RAISED, _ENDED = 0, 1, 2
+_PLAIN = (type(None), bool, int, float, str, bytes, tuple, list, dict, set, frozenset)
 _SLOT_WRAPPERS = (type(object.__init__), type(object.__new__))
 
 
@@ -32,17 +36,21 @@ class Failure:
         self.error = error
 
 
-def decode_item(data: bytes | memoryview) -> Any:
-    """The value of one result as the sandbox wrote it, or a Failure; ProtocolError when it is malformed."""
+def decode_item(data: bytes | memoryview, classes: Classes = ANY_OWN) -> Any:
+    """The value of one result as the sandbox wrote it, or a Failure.
+
+    ``classes``: what instances in it may be made of. ProtocolError when it is malformed, ResultNotPortable when it has an
+    instance of another class.
+    """
     if not len(data):
         raise ProtocolError("a result is empty")
-    if len(data) <= COPY_BYTES_MAX:
-        data = bytes(data)
+    data = bytes(data) if len(data) <= COPY_BYTES_MAX else memoryview(data)
     status = data[0]
     if status == _VALUE:
-        return decode(data[1:], revive)
+        alive = revive if classes is ANY_OWN else functools.partial(revive, classes=classes)
+        return decode(data[1:], alive, classes.find, records=show_records.get())
     if status == _RAISED:
-        return Failure(revive(decode_exception(data[1:])))
+        return Failure(revive(decode_exception(data[1:], classes.find), classes))
     if status == _ENDED:
         try:
             return Failure(WireError.model_validate_json(bytes(data[1:])).to_error())
@@ -51,50 +59,74 @@ def decode_item(data: bytes | memoryview) -> Any:
     raise ProtocolError(f"a result has the unknown status {status}")
 
 
-def revive(data: ExceptionData) -> Exception:
+def revive(data: ExceptionData, classes: Classes = ANY_OWN) -> Exception:
     """The exception that ``data`` describes: its own type where that is known here, else RemoteError.
 
-    Notes and the remote traceback come along as notes, cause and context as exceptions.
+    Notes and the remote traceback come along as notes; cause, context and the members of a group as exceptions.
     """
-    error = _bare(data)
+    error = _chained(data, classes)
     if isinstance(error, ModuleNotFoundError):
         error.add_note(_NO_PACKAGES)
-    for note in data.notes:
-        error.add_note(note)
     if data.traceback:
         error.add_note(f"Remote traceback:\n{data.traceback.rstrip()}")
-    if data.cause is not None:
-        error.__cause__ = _bare(data.cause)
-    elif data.context is not None:
-        error.__context__ = _bare(data.context)
     return error
 
 
-def _bare(data: ExceptionData) -> Exception:
+def _chained(data: ExceptionData, classes: Classes) -> Exception:
+    error = _bare(data, classes)
+    for note in data.notes:
+        error.add_note(note)
+    if data.cause is not None:
+        error.__cause__ = _chained(data.cause, classes)
+    if data.context is not None:
+        error.__context__ = _chained(data.context, classes)
+    error.__suppress_context__ = data.suppress or data.cause is not None
+    return error
+
+
+def _bare(data: ExceptionData, classes: Classes) -> Exception:
     if data.code in BY_CODE:
         return from_code(data.code, data.message, data.hint)
-    kind = _find_type(data.module, data.qualname)
+    kind = _find_type(data.module, data.qualname, classes)
     if kind is not None:
         args = data.args if data.args is not None else (data.message,)
-        error = _instance(kind, tuple(_revived(arg) for arg in args))
+        error = _instance(kind, tuple(_revived(arg, classes) for arg in args))
         if error is not None:
+            _add_attributes(error, data.attributes or {})
             return error
     message = f"{data.type_name}: {data.message}" if data.message else data.type_name
     return RemoteError(message, type_name=data.type_name)
 
 
-def _revived(arg: Any) -> Any:
+def _revived(arg: Any, classes: Classes) -> Any:
     """An argument with the exceptions in it: those of an exception group lie in a list."""
-    if isinstance(arg, list | tuple):
-        return type(arg)(_revived(one) for one in arg)
-    return revive(arg) if isinstance(arg, ExceptionData) else arg
+    if type(arg) in (list, tuple):
+        return type(arg)([_revived(one, classes) for one in arg])
+    return _chained(arg, classes) if isinstance(arg, ExceptionData) else arg
 
 
-def _find_type(module: str, qualname: str) -> type[Exception] | None:
-    """An exception class by name, among modules that are imported already. No attribute hook is run."""
-    found: Any = builtins if module == "builtins" else sys.modules.get(module)
-    for part in qualname.split("."):
-        found = None if found is None else getattr(found, "__dict__", {}).get(part)
+def _add_attributes(error: Exception, attributes: dict[str, Any]) -> None:
+    """What the exception had besides its arguments. Nothing of its class is hidden, no property or hook is run."""
+    slots = {name: kind for kind, names in SLOTS.items() if isinstance(error, kind) for name in names}
+    own = BaseException.__dict__["__dict__"].__get__(error)
+    for name, value in attributes.items():
+        if name in slots:
+            slot = slots[name].__dict__.get(name)
+            if type(slot) is types.MemberDescriptorType:
+                slot.__set__(error, value)
+        elif not name.startswith("__"):
+            present = next((type_dict(base)[name] for base in type(error).__mro__ if name in type_dict(base)), None)
+            if type(present) in _PLAIN:
+                own[name] = value
+
+
+def _find_type(module: str, qualname: str, classes: Classes) -> type[Exception] | None:
+    """An exception class by name: one of ``classes``, or of a module that is imported already. No hook is run."""
+    found: Any = None if module == "builtins" else classes.find(0, module, qualname)
+    if found is None:
+        found = builtins if module == "builtins" else sys.modules.get(module)
+        for part in qualname.split("."):
+            found = None if found is None else getattr(found, "__dict__", {}).get(part)
     # SystemExit or KeyboardInterrupt of a car must not end the caller.
     return found if isinstance(found, type) and issubclass(found, Exception) else None
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
+from fleet._classes import ANY_OWN
 from fleet._function import Function
 from fleet._generators import check_yields
 from fleet._loop import Waiter, wait_aio
@@ -36,6 +37,7 @@ class _Items:
         self.client = client
         self.ticket = ticket
         self.name = name
+        self._classes = ticket.classes or ANY_OWN
         self._batch: Iterator[memoryview] = iter(())
         self._count = 0
         self._untold_bytes = 0
@@ -49,7 +51,7 @@ class _Items:
             self._untold_bytes += len(data)
             if self._count - self._told >= TELL_ITEMS or self._untold_bytes >= TELL_BYTES:
                 self._tell()
-            value = decode_item(data)
+            value = decode_item(data, self._classes)
             if type(value) is Failure:
                 raise value.error
             return value

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fleet.protocol.errors import FleetError, ProtocolError
 from fleet.protocol.messages import OutcomeRecord, SubmitCall
+
+if TYPE_CHECKING:
+    from fleet._classes import Classes
 
 OnPart = Callable[["Ticket", OutcomeRecord, bytes | memoryview], None]
 
@@ -20,8 +23,8 @@ class Ticket:
     """
 
     __slots__ = (
-        "_lock", "_wakers", "accepted", "asked_s", "asking", "born_s", "call", "done", "error", "fetching", "final", "foreign",
-        "on_accepted", "on_part", "parts", "payload", "poll_s", "refs_put", "renew", "sent", "submit", "unknown",
+        "_lock", "_wakers", "accepted", "asked_s", "asking", "born_s", "call", "classes", "done", "error", "fetching", "final",
+        "foreign", "on_accepted", "on_part", "parts", "payload", "poll_s", "refs_put", "renew", "sent", "submit", "unknown",
     )  # fmt: skip
 
     def __init__(self, call: str, submit: SubmitCall | None = None, payload: bytes | None = None) -> None:
@@ -50,6 +53,8 @@ class Ticket:
         self.asking = False
         self.poll_s = 0.0
         self.unknown = 0
+        self.classes: Classes | None = None
+        """What its result may be made of, where the function is at hand."""
         self._lock = threading.Lock()
         self._wakers: list[Callable[[], None]] = []
 
@@ -118,6 +123,7 @@ class Ticket:
 
     def outcome(self) -> Any:
         """The value of a single call that is done; raises what it ended with."""
+        from fleet._classes import ANY_OWN
         from fleet._results import Failure, decode_item
 
         assert self.done, self.call
@@ -129,7 +135,7 @@ class Ticket:
         _, part = self.parts[self.final.part]
         if not len(part):
             raise ProtocolError(f"the outcome of call {self.call} is empty")
-        value = decode_item(part)
+        value = decode_item(part, self.classes or ANY_OWN)
         if isinstance(value, Failure):
             raise value.error
         return value

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import collections
 import datetime as dt
-import enum
 import math
 import struct
 import tracemalloc
@@ -15,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.protocol import codec
 from fleet.protocol.codec import ExceptionData, decode, decode_exception, encode, encode_exception
 from fleet.protocol.errors import CallTimeout, ProtocolError, ResultNotPortable
 from fleet.protocol.limits import CODEC_DEPTH_MAX, ERROR_TEXT_CHARS_MAX
@@ -116,8 +113,12 @@ class Point:
     pass
 
 
-class Colour(enum.IntEnum):
-    RED = 1
+class Attributes(dict[str, int]):
+    pass
+
+
+class Count(int):
+    pass
 
 
 def looped() -> Any:
@@ -146,13 +147,12 @@ def broad() -> Any:
         ({"a": [1, 2, 3, Point()]}, "result['a'][3] is of type tests.unit.test_codec.Point"),
         ((1, {2: {Point}}), "an element of result[1][2] is of type type"),
         ({(1, Point): 1}, "a key of result[1] is of type type"),
-        (collections.OrderedDict(a=1), "a subclass of dict: convert it with dict(...)"),
-        ([Colour.RED], "result[0] is of type tests.unit.test_codec.Colour (a subclass of int"),
+        (Attributes(a=1), "a subclass of dict: convert it with dict(...)"),
+        ([Count(1)], "result[0] is of type tests.unit.test_codec.Count (a subclass of int: convert it with int(...))"),
         (looped(), "result['a'][0] contains itself"),
         (nested(CODEC_DEPTH_MAX + 1), "is nested more than 64 deep"),
         (nested(5000), "is nested more than 64 deep"),
         (dt.datetime(2026, 1, 1, tzinfo=type("Z", (dt.tzinfo,), {})()), "result.tzinfo is of type"),
-        (memoryview(b""), "result is of type memoryview"),
         (print, "result is of type builtin_function_or_method"),
     ],
 )
@@ -167,7 +167,7 @@ def test_the_deepest_value_travels() -> None:
 
 
 def test_too_many_values_are_refused_before_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "CODEC_VALUES_MAX", 100_000)
+    monkeypatch.setattr("fleet.protocol._encode.CODEC_VALUES_MAX", 100_000)
     monkeypatch.setattr("fleet.protocol._not_portable.CODEC_VALUES_MAX", 100_000)
     with pytest.raises(ResultNotPortable, match="takes more than"):
         encode(broad())
@@ -191,7 +191,7 @@ def test_damage_is_a_protocol_error_or_another_value(value: Any, data: st.DataOb
     for cut in (encoded, encoded[:at]):
         try:
             decode(bytes(cut))
-        except ProtocolError:
+        except (ProtocolError, ResultNotPortable):
             pass
 
 
@@ -264,7 +264,9 @@ def test_frames_can_be_hidden() -> None:
         decode(b"\xc1")
     except ProtocolError as error:
         shown = decode_exception(encode_exception(error)).traceback
-        hidden = decode_exception(encode_exception(error, lambda name: name.endswith("codec.py"))).traceback
+        hidden = decode_exception(
+            encode_exception(error, lambda name: name.endswith(("codec.py", "_decode.py")))
+        ).traceback
     assert "in long" in shown and "in long" not in hidden
 
 

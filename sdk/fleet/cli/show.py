@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -32,16 +35,34 @@ def fail(error: FleetError) -> NoReturn:
 
 def data(value: Any) -> None:
     """``value`` as indented JSON on stdout; what JSON lacks is shown as text."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+    _print(json.dumps(_plain(value), indent=2, ensure_ascii=False, default=str))
+
+
+def _print(text: str) -> None:
+    """On stdout; what UTF-8 lacks (lone surrogates) shows escaped."""
+    print(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _plain(value: Any) -> Any:
+    """``value`` of what JSON has: objects as their fields, sets as lists, odd keys as text."""
     dump = getattr(value, "model_dump", None)
     if dump is not None:
         return dump(mode="json")
-    if isinstance(value, set | frozenset):
-        return list(value)
-    return str(value)
+    fields = getattr(value, "_asdict", None)
+    if fields is not None:
+        return _plain(fields())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name, None)) for field in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if isinstance(value, dict):
+        return {key if isinstance(key, _JSON_KEYS) else str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset | deque | range):
+        return [_plain(item) for item in value]
+    return value
+
+
+_JSON_KEYS = (str, int, float, bool, type(None))
 
 
 def result(value: Any, as_json: bool) -> None:
@@ -49,7 +70,7 @@ def result(value: Any, as_json: bool) -> None:
     if as_json:
         data(value)
     else:
-        print(value if isinstance(value, str) else repr(value))
+        _print(value if isinstance(value, str) else repr(value))
 
 
 def item(value: Any, as_json: bool) -> None:

@@ -11,7 +11,9 @@ from fleet.protocol.errors import FleetError, ProtocolError
 from fleet.protocol.limits import ERROR_TEXT_CHARS_MAX, KIB
 
 _ARGS_BYTES_MAX = 64 * KIB
-_CHAIN_MAX = 4
+_CHAIN_MAX = 16
+_TOLD_MAX = 1000
+"""Exceptions told of one, chains and groups together."""
 _FRAMES_MAX = 1200
 """More than Python's recursion limit, so that ordinary endless recursion is told in full."""
 _MAIN_ALIAS = "__mp_main__"
@@ -22,8 +24,11 @@ _MAIN_ALIAS = "__mp_main__"
 class ExceptionData:
     """An exception that was raised elsewhere. Building the real one is the client's affair.
 
-    ``args`` is None where they couldn't travel. ``traceback`` is the whole text, as Python prints it, chain included.
-    ``cause`` and ``context`` carry type, message and args, no traceback. ``code`` is that of a FleetError, else empty.
+    ``args`` is None where they couldn't travel; exceptions among them (those of a group) are ExceptionData, too.
+    ``traceback`` is the whole text, as Python prints it, chain and group included; empty for one that wasn't raised.
+    ``cause``, ``context`` and members carry all but the traceback. ``code`` is that of a FleetError, else empty.
+    ``attributes`` are what the exception had besides its arguments, as far as it can travel; ``suppress``: the context
+    isn't to be shown (``from``).
     """
 
     module: str
@@ -36,6 +41,8 @@ class ExceptionData:
     context: ExceptionData | None = None
     code: str = ""
     hint: str = ""
+    attributes: dict[str, Any] | None = None
+    suppress: bool = False
 
     @property
     def type_name(self) -> str:
@@ -51,9 +58,10 @@ class ExceptionData:
     @classmethod
     def of_fields(cls, values: list[Any]) -> ExceptionData:
         """From the values of ``FIELDS`` in order; ProtocolError unless they have the right types."""
-        if len(values) < len(FIELDS):
+        if len(values) < _FIELDS_MIN:
             raise ProtocolError("an exception is cut short")
-        module, qualname, message, args, traceback, notes, cause, context, code, hint = values[: len(FIELDS)]
+        module, qualname, message, args, traceback, notes, cause, context, code, hint = values[:_FIELDS_MIN]
+        attributes, suppress = (*values[_FIELDS_MIN:], None, False)[:2]
         if not (
             all(isinstance(text, str) for text in (module, qualname, message, traceback, code, hint))
             and isinstance(notes, tuple)
@@ -61,12 +69,31 @@ class ExceptionData:
             and isinstance(args, tuple | None)
             and isinstance(cause, cls | None)
             and isinstance(context, cls | None)
+            and (attributes is None or (type(attributes) is dict and all(type(name) is str for name in attributes)))
+            and isinstance(suppress, bool)
         ):
             raise ProtocolError("an exception is malformed")
-        return cls(module, qualname, message, args, traceback, notes, cause, context, code, hint)
+        return cls(module, qualname, message, args, traceback, notes, cause, context, code, hint, attributes, suppress)
 
 
 FIELDS = tuple(field.name for field in fields(ExceptionData))
+_FIELDS_MIN = 10
+"""What every version writes; readers make up for the rest."""
+
+SLOTS: dict[type[BaseException], tuple[str, ...]] = {
+    OSError: ("errno", "strerror", "filename", "filename2"),
+    ImportError: ("name", "path"),
+    NameError: ("name",),
+    AttributeError: ("name",),
+    SyntaxError: ("msg", "filename", "lineno", "offset", "text", "end_lineno", "end_offset"),
+}
+"""What builtin exceptions keep outside ``args`` and ``__dict__``."""
+
+
+def name_of_module(kind: type) -> str:
+    """The module that a class says it is of, by the name under which its caller knows it."""
+    name = str(kind.__module__)
+    return "__main__" if name == _MAIN_ALIAS else name
 
 
 def describe(
@@ -75,25 +102,78 @@ def describe(
     hide: Callable[[str], bool] | None = None,
 ) -> ExceptionData:
     """``error`` as data; ``encode`` tries whether its arguments can travel, ``hide`` drops frames by file name."""
-    return _describe(error, encode, _traceback_text(error, hide), 0)
+    raised = error.__traceback__ is not None or error.__cause__ is not None or error.__context__ is not None
+    return _Describer(encode).describe(error, _traceback_text(error, hide) if raised else "", ())
 
 
-def _describe(error: BaseException, encode: Callable[[Any], bytes], traceback: str, level: int) -> ExceptionData:
-    kind = type(error)
-    cause, context = error.__cause__, None if error.__suppress_context__ else error.__context__
-    deeper = level < _CHAIN_MAX
-    return ExceptionData(
-        module="__main__" if kind.__module__ == _MAIN_ALIAS else str(kind.__module__),
-        qualname=kind.__qualname__,
-        message=_message(error),
-        args=_args(error, encode),
-        traceback=traceback,
-        notes=_notes(error),
-        cause=_describe(cause, encode, "", level + 1) if cause is not None and deeper else None,
-        context=_describe(context, encode, "", level + 1) if context is not None and deeper else None,
-        code=error.code if isinstance(error, FleetError) else "",
-        hint=str(error.hint) if isinstance(error, FleetError) else "",
-    )
+class _Describer:
+    def __init__(self, encode: Callable[[Any], bytes]) -> None:
+        self._encode = encode
+        self._told = 0
+
+    def describe(self, error: BaseException, traceback: str, above: tuple[int, ...]) -> ExceptionData:
+        self._told += 1
+        above = (*above, id(error))
+        kind = type(error)
+        ours = error if isinstance(error, FleetError) else None
+        return ExceptionData(
+            module=name_of_module(kind),
+            qualname=kind.__qualname__,
+            message=_message(error),
+            args=self._args(error, above),
+            traceback=traceback,
+            notes=_notes(error),
+            cause=self._next(error.__cause__, above),
+            context=None if error.__suppress_context__ else self._next(error.__context__, above),
+            code=ours.code if ours is not None else "",
+            hint=str(ours.hint) if ours is not None else "",
+            attributes=None if ours is not None else self._attributes(error),
+            suppress=bool(error.__suppress_context__),
+        )
+
+    def _next(self, error: BaseException | None, above: tuple[int, ...]) -> ExceptionData | None:
+        if error is None or len(above) > _CHAIN_MAX or self._told >= _TOLD_MAX or id(error) in above:
+            return None
+        return self.describe(error, "", above)
+
+    def _args(self, error: BaseException, above: tuple[int, ...]) -> tuple[Any, ...] | None:
+        try:
+            args = tuple(self._told_inside(arg, above) for arg in error.args)
+            return args if len(self._encode(args)) <= _ARGS_BYTES_MAX or _members(error) else None
+        except Exception:  # Not portable, or ``args`` was replaced by something odd: the message has to do.
+            return None
+
+    def _told_inside(self, arg: Any, above: tuple[int, ...]) -> Any:
+        """An argument with the exceptions in it as data: those of an exception group lie in a list."""
+        if isinstance(arg, BaseException):
+            told = self._next(arg, above)
+            if told is None:
+                raise ValueError("too many exceptions in one")
+            return told
+        if type(arg) in (list, tuple) and any(isinstance(one, BaseException) for one in arg):
+            return type(arg)([self._told_inside(one, above) for one in arg])
+        return arg
+
+    def _attributes(self, error: BaseException) -> dict[str, Any] | None:
+        slots = [name for kind, names in SLOTS.items() if isinstance(error, kind) for name in names]
+        found = {}
+        try:
+            values = {name: getattr(error, name, None) for name in slots} | dict(error.__dict__)
+        except Exception:  # The function's own class may do anything here.
+            return None
+        for name, value in values.items():
+            if (value is None and name in slots) or type(name) is not str or name.startswith("__"):
+                continue
+            try:
+                if len(self._encode(value)) <= _ARGS_BYTES_MAX:
+                    found[name] = value
+            except Exception:  # What can't travel stays behind; type, message and arguments matter more.
+                continue
+        return found or None
+
+
+def _members(error: BaseException) -> bool:
+    return isinstance(error, BaseExceptionGroup)
 
 
 def _message(error: BaseException) -> str:
@@ -102,16 +182,6 @@ def _message(error: BaseException) -> str:
     except Exception:  # The function's own __str__ may raise anything; Python prints the same words.
         text = "<exception str() failed>"
     return _cut(str(text))
-
-
-def _args(error: BaseException, encode: Callable[[Any], bytes]) -> tuple[Any, ...] | None:
-    try:
-        args = tuple(error.args)
-        if any(isinstance(value, BaseException) for value in args):
-            return None
-        return args if len(encode(args)) <= _ARGS_BYTES_MAX else None
-    except Exception:  # Not portable, or ``args`` was replaced by something odd: the message has to do.
-        return None
 
 
 def _notes(error: BaseException) -> tuple[str, ...]:
