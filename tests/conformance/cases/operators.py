@@ -153,7 +153,7 @@ class Grid:
         self.cells[key] = value
 
     def __getitem__(self, key):
-        return self.cells.get(key, key)
+        return key if isinstance(key, slice) else self.cells.get(key, key)
 
     def __delitem__(self, key):
         del self.cells[key]

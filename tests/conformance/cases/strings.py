@@ -209,9 +209,6 @@ def expressions(text):
     )
 
 
-@case("a broken regular expression", raises=re.error, wording="re.error is named PatternError in newer versions")
-def broken_expression():
-    return re.compile("(")
 
 
 @case("textwrap on indented text")
