@@ -28,6 +28,8 @@ class Case:
     raises: type[BaseException] | None = None
     wording: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    copied: bool = False
+    """Run here with copies of the arguments, made as pickle makes them."""
     made: bool = False
     """``function`` makes the callable, once the topic is loaded."""
 

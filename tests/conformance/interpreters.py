@@ -50,7 +50,7 @@ def client(version: tuple[int, int]) -> Path:
     digest = hashlib.sha256(f"{found} {version} {requirements}".encode()).hexdigest()[:16]
     folder = cache_root().parent / "clients" / f"{version[0]}.{version[1]}-{digest}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_suffix(".lock"), "w") as lock:
+    with open(folder.parent / f"{folder.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ready").exists():
             _install(found, folder, requirements)

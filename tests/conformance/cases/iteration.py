@@ -119,7 +119,11 @@ def filtered(values):
 
 @case("sorted by several keys, stable", [("b", 2), ("a", 2), ("c", 1)])
 def sorted_by(pairs):
-    return sorted(pairs, key=lambda pair: pair[1]), sorted(pairs, key=lambda p: (-p[1], p[0])), sorted(pairs, reverse=True)
+    return (
+        sorted(pairs, key=lambda pair: pair[1]),
+        sorted(pairs, key=lambda p: (-p[1], p[0])),
+        sorted(pairs, reverse=True),
+    )
 
 
 @case("min and max with key and default", ["bb", "a", "ccc"])

@@ -57,9 +57,7 @@ def long_f_string(n):
     return (
         f"first {n}\n"
         "second {n}\n"
-        f"""third {
-            n + 1
-        }"""
+        f"""third {n + 1}"""
     )
 
 
@@ -112,7 +110,8 @@ def raw():
 def implicit():
     return (
         "a"
-        "b" r"\c"  # fmt: skip
+        "b"
+        r"\c"  # fmt: skip
     )
 
 
@@ -207,8 +206,6 @@ def expressions(text):
         re.split(r"\s+", text, maxsplit=1),
         re.fullmatch(r"(?ix) ONE \s .* ", text) is not None,
     )
-
-
 
 
 @case("textwrap on indented text")
