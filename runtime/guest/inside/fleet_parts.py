@@ -12,6 +12,7 @@ MODULES = (
     "fleet._function",
     "fleet._generators",
     "fleet._ref",
+    "fleet._verbs",
     "fleet.protocol",
     "fleet.protocol._exception_data",
     "fleet.protocol._not_portable",
