@@ -29,6 +29,8 @@ def _differences(here: Any, there: Any, path: str) -> Iterator[str]:
             yield f"{path} is {here!r} here and {there!r} on the car"
     elif isinstance(here, complex):
         yield from _differences((here.real, here.imag), (there.real, there.imag), path)
+    elif isinstance(here, memoryview):
+        yield from _differences((here.tobytes(), here.format), (there.tobytes(), there.format), path)
     elif isinstance(here, Mapping):
         yield from _mappings(here, there, path)
     elif isinstance(here, list | tuple | deque):
@@ -42,7 +44,7 @@ def _differences(here: Any, there: Any, path: str) -> Iterator[str]:
         if here != there or Counter(map(type, here)) != Counter(map(type, there)):
             yield f"{path} is {here!r} here and {there!r} on the car"
     else:
-        if type(here).__eq__ is not object.__eq__ and (not here == there or repr(here) != repr(there)):
+        if type(here).__eq__ is not object.__eq__ and (repr(here) != repr(there) or (here != there and here == here)):  # noqa: PLR0124
             yield f"{path} is {here!r} here and {there!r} on the car"
         if type(here).__module__ not in sys.stdlib_module_names or type(here).__module__ == "__main__":
             yield from _attributes(here, there, path)
