@@ -44,7 +44,7 @@ def _differences(here: Any, there: Any, path: str) -> Iterator[str]:
         if here != there or Counter(map(type, here)) != Counter(map(type, there)):
             yield f"{path} is {here!r} here and {there!r} on the car"
     else:
-        if type(here).__eq__ is not object.__eq__ and (repr(here) != repr(there) or (here != there and here == here)):  # noqa: PLR0124
+        if type(here).__eq__ is not object.__eq__ and (repr(here) != repr(there) or (here != there and here == here)):
             yield f"{path} is {here!r} here and {there!r} on the car"
         if type(here).__module__ not in sys.stdlib_module_names or type(here).__module__ == "__main__":
             yield from _attributes(here, there, path)

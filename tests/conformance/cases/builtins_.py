@@ -77,7 +77,7 @@ def slices(text):
 @case("object: a plain one is only itself")
 def objects():
     one = object()
-    return one == one, one == object(), isinstance(one, object)  # noqa: PLR0124
+    return one == one, one == object(), isinstance(one, object)
 
 
 @case("type of types and isinstance with tuples")

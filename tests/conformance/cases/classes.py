@@ -493,7 +493,7 @@ def prepare():
             return {"prepared": name}
 
     class Thing(metaclass=Ordered):
-        copied = prepared  # noqa: F821
+        copied = prepared
 
     return Thing.copied, Thing.prepared
 

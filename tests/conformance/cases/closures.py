@@ -30,7 +30,7 @@ def late_binding():
     for n in range(3):
 
         def get():
-            return n  # noqa: B023
+            return n
 
         makers.append(get)
 

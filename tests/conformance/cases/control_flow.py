@@ -113,7 +113,7 @@ def boolean_operands():
 
 @case("short circuit leaves the rest alone")
 def short_circuit():
-    return True or undefined_name, False and undefined_name  # noqa: F821, SIM222, SIM223
+    return True or undefined_name, False and undefined_name
 
 
 @case("conditional expressions nested", 5)
@@ -238,7 +238,7 @@ def empty_statements():
 
 @case("loops over several iterables at once")
 def parallel():
-    return [(a, b) for a, b in zip("abc", range(10))], list(zip("ab", "cd", strict=True))  # noqa: B905
+    return [(a, b) for a, b in zip("abc", range(10))], list(zip("ab", "cd", strict=True))
 
 
 @case("zip with strict and different lengths", raises=ValueError)
@@ -252,7 +252,7 @@ def return_in_finally():
         try:
             raise ValueError("lost")
         finally:
-            return "found"  # noqa: B012
+            return "found"
 
     return inner()
 
@@ -280,7 +280,7 @@ def joined_lines():
 
 @case("several statements on one line")
 def semicolons():
-    a = 1; b = 2; return a + b  # noqa: E702 # fmt: skip
+    a = 1; b = 2; return a + b  # fmt: skip
 
 
 @case("code between two functions of the same name")

@@ -177,7 +177,7 @@ def inherits():
 @case("a dataclass without __eq__")
 def by_identity():
     one = ByIdentity(1)
-    return one == ByIdentity(1), one == one, repr(one)  # noqa: PLR0124
+    return one == ByIdentity(1), one == one, repr(one)
 
 
 @case("a dataclass with a __repr__ of its own")
@@ -242,7 +242,7 @@ def by_maker():
 def mutable_default():
     @dataclass
     class Bad:
-        values: list = []  # noqa: RUF008, RUF012
+        values: list = []
 
     return Bad()
 

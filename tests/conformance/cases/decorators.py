@@ -188,7 +188,7 @@ def plain_method():
     return call
 
 
-@functools.lru_cache(maxsize=None)  # noqa: UP033
+@functools.lru_cache(maxsize=None)
 def _cached(n):
     return n if n < 2 else _cached(n - 1) + _cached(n - 2)
 
@@ -403,7 +403,7 @@ def decorator_of_instance():
 
 @made("a decorator that is a lambda", 3)
 def lambda_decorator():
-    decorate = lambda function: lambda n: function(n) * 2  # noqa: E731
+    decorate = lambda function: lambda n: function(n) * 2
 
     @decorate
     def tripled(n):

@@ -84,7 +84,7 @@ def while_handling():
     try:
         raise KeyError("first")
     except KeyError:
-        raise TypeError("second")  # noqa: B904
+        raise TypeError("second")
 
 
 @case("raise from None", raises=RuntimeError)
@@ -269,7 +269,7 @@ def raise_class():
 
 @case("raising what is no exception", raises=TypeError)
 def raise_text():
-    raise "text"  # noqa: B016
+    raise "text"
 
 
 @case("catching a tuple of types, by the order of clauses", "k")
@@ -324,7 +324,7 @@ def import_error():
 
 @case("a module that does not exist", raises=ModuleNotFoundError, wording="a car says what to do instead")
 def no_module():
-    import module_that_nobody_wrote  # noqa: F401
+    import module_that_nobody_wrote
 
 
 @case("a warning turned into an exception", raises=DeprecationWarning)

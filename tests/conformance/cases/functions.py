@@ -40,7 +40,7 @@ def with_defaults(first, second="y", third=None):
     return [first, second, third]
 
 
-def _remember(item, seen=[]):  # noqa: B006
+def _remember(item, seen=[]):
     seen.append(item)
     return list(seen)
 
@@ -182,7 +182,7 @@ def _twice(x):
     return "overwritten"
 
 
-def _twice(x):  # noqa: F811
+def _twice(x):
     return x * 2
 
 
@@ -219,7 +219,7 @@ def unpacks(pair):
 
 
 @case("a parameter that shadows a builtin", 3)
-def shadows(list):  # noqa: A002
+def shadows(list):
     return [list] * list
 
 

@@ -7,7 +7,7 @@ from tests.conformance.case import case, made
 
 
 def _numbers(n):
-    for i in range(n):  # noqa: UP028
+    for i in range(n):
         yield i
 
 
@@ -107,7 +107,7 @@ def endless():
                 yield n
             n += 1
 
-    return [p for p, _ in zip(primes(), range(8))]  # noqa: B905
+    return [p for p, _ in zip(primes(), range(8))]
 
 
 @case("a pipeline of generators", ["1", "x", "3"])

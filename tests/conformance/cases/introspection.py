@@ -140,7 +140,7 @@ def get_members():
 
 @case("callable, id, hash and isinstance of functions")
 def of_functions():
-    return callable(sample), sample == sample, isinstance(sample, types.FunctionType), {sample: 1}[sample]  # noqa: PLR0124
+    return callable(sample), sample == sample, isinstance(sample, types.FunctionType), {sample: 1}[sample]
 
 
 @case("bytecode of a function is the guest's own")

@@ -149,8 +149,8 @@ def stop_early():
 
 @case("zip that stops at the shortest", "abc", [1, 2])
 def zipped(a, b):
-    pairs = list(zip(a, b))  # noqa: B905
-    return pairs, list(zip(*pairs))  # noqa: B905
+    pairs = list(zip(a, b))
+    return pairs, list(zip(*pairs))
 
 
 @case("ranges as sequences", 10)

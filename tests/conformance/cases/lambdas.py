@@ -95,7 +95,7 @@ def unpacking():
 
 @made("a lambda behind a semicolon", 1)
 def semicolon():
-    first = 1; function = lambda n: n + first  # noqa: E702, E731 # fmt: skip
+    first = 1; function = lambda n: n + first  # fmt: skip
     return function
 
 
@@ -109,13 +109,13 @@ def wrapped():
 
 @made("a lambda that calls itself by its name", 5)
 def recursive():
-    factorial = lambda n: 1 if n < 2 else n * factorial(n - 1)  # noqa: E731
+    factorial = lambda n: 1 if n < 2 else n * factorial(n - 1)
     return factorial
 
 
 @made("the fixed point of lambdas", 6)
 def fixed_point():
-    fix = lambda f: (lambda x: x(x))(lambda x: f(lambda *args: x(x)(*args)))  # noqa: E731
+    fix = lambda f: (lambda x: x(x))(lambda x: f(lambda *args: x(x)(*args)))
     return fix(lambda again: lambda n: 1 if n == 0 else n * again(n - 1))
 
 

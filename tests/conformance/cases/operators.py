@@ -264,7 +264,7 @@ def mixed():
 @case("identity and equality of small values")
 def identity():
     a, b = [1], [1]
-    return a == b, a is b, None is None, 1 == 1.0 == True  # noqa: E712
+    return a == b, a is b, None is None, 1 == 1.0 == True
 
 
 @case("membership in every kind of container")

@@ -189,7 +189,7 @@ def too_many():
 @case("match and case as ordinary names")
 def soft_keywords():
     match = {"case": 1}
-    case = match["case"]  # noqa: F811
+    case = match["case"]
     return match, case
 
 

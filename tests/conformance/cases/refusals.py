@@ -7,7 +7,7 @@ import threading
 from tests.conformance.case import refused
 
 LOCK = threading.Lock()
-STREAM = open(__file__)  # noqa: SIM115
+STREAM = open(__file__)
 BASE = sqlite3.connect(":memory:")
 LOCAL = threading.local()
 SOCKET = socket.socket()

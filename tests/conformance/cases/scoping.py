@@ -98,7 +98,7 @@ def unbound():
 
 @case("a name that nobody defined", raises=NameError)
 def undefined():
-    return no_such_name  # noqa: F821
+    return no_such_name
 
 
 @case("del of a global name")
@@ -143,7 +143,7 @@ def class_names():
 
         def get(self):
             try:
-                return inner  # noqa: F821
+                return inner
             except NameError as error:
                 return str(error)
 
@@ -295,8 +295,20 @@ def defined_by_branch():
     return chosen()
 
 
+MISSING = object()
+
+
+def _or_missing(value=MISSING):
+    return "missing" if value is MISSING else value
+
+
+@case("an object of the module that stands for nothing given")
+def sentinel():
+    return _or_missing(), _or_missing(MISSING), _or_missing(None)
+
+
 try:
-    import no_such_module  # type: ignore[import-not-found]
+    import no_such_module
 except ImportError:
     no_such_module = None
 

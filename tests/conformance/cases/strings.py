@@ -78,7 +78,7 @@ def dates(day):
 
 @case("str.format by position, name, index and attribute")
 def str_format():
-    return "{1} {0} {name} {row[0]} {z.real}".format("a", "b", name="n", row=[7], z=2j)  # noqa: UP032, UP030
+    return "{1} {0} {name} {row[0]} {z.real}".format("a", "b", name="n", row=[7], z=2j)
 
 
 @case("percent formatting", "x", 7)
@@ -88,7 +88,7 @@ def percent(text, n):
 
 @case("too few arguments of percent formatting", raises=TypeError)
 def percent_missing():
-    return "%s %s" % ("one",)  # noqa: F507
+    return "%s %s" % ("one",)
 
 
 @case("string.Template", "Ada")

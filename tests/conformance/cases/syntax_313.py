@@ -59,7 +59,7 @@ def others():
         a: int
         b: int
 
-    return copy.replace(Row(1, 2), b=3), str(PythonError("x"))
+    return tuple(copy.replace(Row(1, 2), b=3)), str(PythonError("x"))
 
 
 class PythonError(RuntimeError):

@@ -170,7 +170,7 @@ def param_spec():
 
 @case("NewType, Literal, Optional and unions at run time")
 def at_run_time():
-    hint = Optional[Literal["a", "b"]]  # noqa: UP045
+    hint = Optional[Literal["a", "b"]]
     return (
         UserId(5),
         typing.get_args(int | str) == (int, str),

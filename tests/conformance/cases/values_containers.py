@@ -61,7 +61,7 @@ value("a list of every single value", [None, True, 1, 1.0, "s", b"b", ..., NotIm
 
 @case("a generator's values as a list, a map's as a tuple", 3)
 def iterated(n):
-    return [i for i in range(n)], tuple(map(str, range(n)))  # noqa: C416
+    return [i for i in range(n)], tuple(map(str, range(n)))
 
 
 @case("keys, values and items made lists")
