@@ -108,11 +108,7 @@ def raw():
 
 @case("implicit concatenation of literals")
 def implicit():
-    return (
-        "a"
-        "b"
-        r"\c"  # fmt: skip
-    )
+    return "a" "b" r"\c" f"{1}"  # fmt: skip
 
 
 @case("text beyond the basic plane", "naïve 🚗 日本")
