@@ -84,7 +84,8 @@ class Started:
         try:
             function = fleet.function(**one.options)(one.function)
             if is_stream(one.function):
-                self._get: Callable[[], Any] = lambda: list(function.remote_gen(*one.args, **one.kwargs))
+                stream = function.remote_gen(*one.args, **one.kwargs)
+                self._get: Callable[[], Any] = lambda: list(stream)
             else:
                 call = function.spawn(*one.args, **one.kwargs)
                 self._get = lambda: call.result(timeout=RESULT_S)
