@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 VERSIONS = ((3, 11), (3, 12), (3, 13), (3, 14))
 ASKED_S = 20
 INSTALL_S = 240
+UNUSED_S = 30 * 86400.0
 _DISTRIBUTION = "fnplatform"
 
 
@@ -54,6 +56,8 @@ def client(version: tuple[int, int]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ready").exists():
             _install(found, folder, requirements)
+            _forget_unused(folder.parent)
+        (folder / "ready").touch()
     return folder / "bin" / "python"
 
 
@@ -118,7 +122,13 @@ def _install(python: Path, folder: Path, requirements: str) -> None:
     except (OSError, subprocess.SubprocessError) as error:
         said = str(getattr(error, "stderr", "") or error).strip().splitlines() or [repr(error)]
         raise Unavailable(f"{python} can't be given the client's packages: {said[-1]}") from None
-    (folder / "ready").touch()
+
+
+def _forget_unused(folder: Path) -> None:
+    """Remove what no run has used for a month: other versions of the packages made it."""
+    for ready in folder.glob("*/ready"):
+        if time.time() - ready.stat().st_mtime > UNUSED_S:
+            shutil.rmtree(ready.parent, ignore_errors=True)
 
 
 def _run(command: list[str]) -> None:
