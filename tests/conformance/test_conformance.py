@@ -119,10 +119,10 @@ def _title(node: ast.expr) -> str:
 
 
 def _shape(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """The code of a function without its name and its constants' values."""
+    """The code of a function and of what it is called with, without its name and its constants' values."""
     copy = ast.parse(ast.unparse(node)).body[0]
     assert isinstance(copy, ast.FunctionDef | ast.AsyncFunctionDef)
-    copy.name, copy.decorator_list = "f", []
+    copy.name = "f"
     for inner in ast.walk(copy):
         if isinstance(inner, ast.Constant):
             inner.value = type(inner.value).__name__
