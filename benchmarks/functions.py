@@ -51,3 +51,34 @@ def burn(hold: bool) -> str:
     while time.monotonic() < until:
         turns += sum(range(1000)) & 1
     return f"never moved ({len(held)} blocks, {turns})"
+
+
+@app.function
+def floats(count: int) -> list[float]:
+    """That many different numbers."""
+    return [number / 7 for number in range(count)]
+
+
+@app.function
+def rows(count: int) -> list[dict[str, object]]:
+    """That many rows of a table."""
+    return [{"id": number, "name": f"name {number}", "price": number / 7, "sold": None} for number in range(count)]
+
+
+@app.function
+def encode_and_pickle(count: int, table: bool = False, turns: int = 1) -> tuple[float, float]:
+    """Seconds that encoding ``count`` floats (or rows) as a result takes, and that pickling them takes: best of ``turns``."""
+    import pickle
+
+    from fleet.protocol import codec
+
+    value: object = rows.local(count) if table else floats.local(count)
+    encode_s, pickle_s = [], []
+    for _ in range(turns):
+        began = time.perf_counter()
+        codec.encode(value)
+        encode_s.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        pickle.dumps(value, 5)
+        pickle_s.append(time.perf_counter() - began)
+    return min(encode_s), min(pickle_s)

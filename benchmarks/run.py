@@ -24,7 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import departure, first_call, idle, map_items, payload, spawn_calls, warm
+from benchmarks import closures, departure, first_call, idle, imports, map_items, payload, spawn_calls, values, warm
 from benchmarks.harness import SYNCS, Figure, Settings, Sync, calibrate
 
 OUT_DEFAULT = Path("out/bench.json")
@@ -44,6 +44,9 @@ PARTS = {
     "map": Part(map_items.measure),
     "spawn": Part(spawn_calls.measure),
     "payload": Part(payload.measure),
+    "closures": Part(closures.measure, ("default",)),
+    "imports": Part(imports.measure, ("default",)),
+    "values": Part(values.measure, ("default",)),
     # The broker's disk has no part in these two.
     "departure": Part(departure.measure, ("default",)),
     "idle": Part(idle.measure, ("default",)),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
-from fleet._function import Decorator, Function, decorate
+from fleet._function import AsyncFunction, Decorator, Function, decorate
 from fleet.protocol.ids import check_token, token_of
 from fleet.protocol.options import FunctionOptions
 
@@ -24,6 +24,8 @@ class App:
     def __init__(self, name: str) -> None:
         self.name = check_token(name, "app name")
 
+    @overload
+    def function(self, raw: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncFunction[P, R]: ...
     @overload
     def function(self, raw: Callable[P, R], /) -> Function[P, R]: ...
     @overload

@@ -82,7 +82,7 @@ class RemoteGen(Generic[P, Y_co]):
 
 
 def _streams() -> Any:
-    from fleet._function import _calls
+    from fleet._verbs import _calls
 
     _calls()
     from fleet import _stream

@@ -12,6 +12,7 @@ MODULES = (
     "fleet._function",
     "fleet._generators",
     "fleet._ref",
+    "fleet._verbs",
     "fleet.protocol",
     "fleet.protocol._decode",
     "fleet.protocol._decode_more",

@@ -1,0 +1,3 @@
+"""Imported only when it is needed."""
+
+NAME = "late"

@@ -1,0 +1,129 @@
+"""The same function here and on a car, from clients of every CPython there is: equal results, or the same exception.
+
+One child process for each interpreter runs all topics (``run.py``); each topic is a test of its own here.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from fleet.testing import LocalFleet
+from tests.conformance.interpreters import ROOT, VERSIONS, Unavailable, client
+from tests.conformance.run import FOLDER, NEEDS
+
+TOPICS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+CASES_MIN = 300
+CHILD_S = 280
+Version = tuple[int, int]
+Row = dict[str, Any]
+
+
+class Child:
+    """What one interpreter's run of all topics came to."""
+
+    def __init__(self, python: str, url: str) -> None:
+        env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        env |= {"PYTHONPATH": str(ROOT / "sdk"), "FLEET_URL": url, "PYTHONHASHSEED": "random"}
+        began_s = time.monotonic()
+        done = subprocess.run(
+            [python, "-m", "tests.conformance.run"],
+            cwd=ROOT, env=env, capture_output=True, text=True, timeout=CHILD_S, check=False,
+        )  # fmt: skip
+        self.took_s = time.monotonic() - began_s
+        self.rows: list[Row] = [json.loads(line) for line in done.stdout.splitlines()]
+        self.said = done.stderr
+        self.code = done.returncode
+
+
+@pytest.fixture(scope="module")
+def children() -> dict[Version, Child | Unavailable]:
+    """One run for each interpreter, made when its first test asks."""
+    return {}
+
+
+@pytest.fixture(params=VERSIONS, ids=lambda version: f"py{version[0]}.{version[1]}")
+def child(request: pytest.FixtureRequest, children: dict[Version, Any], shared_fleet: LocalFleet) -> Child:
+    """The run of one interpreter; skipped, with the reason, where the machine has none."""
+    version: Version = request.param
+    if version not in children:
+        try:
+            children[version] = Child(str(client(version)), shared_fleet.url)
+        except Unavailable as why:
+            children[version] = why
+    found: Child | Unavailable = children[version]
+    if isinstance(found, Unavailable):
+        pytest.skip(f"CONFORMANCE NOT CHECKED for clients of CPython {version[0]}.{version[1]}: {found}")
+    return found
+
+
+def test_every_topic_ran_to_its_end(child: Child) -> None:
+    assert child.code == 0, child.said
+    assert len({row["title"] for row in child.rows if not row["refusal"]}) >= CASES_MIN
+    assert [row for row in child.rows if row["topic"] not in TOPICS] == []
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_the_car_does_the_same(child: Child, topic: str, request: pytest.FixtureRequest) -> None:
+    version = request.node.callspec.params["child"]
+    if version < NEEDS.get(topic, (3, 11)):
+        pytest.skip(f"{topic} is newer than CPython {version[0]}.{version[1]}")
+    rows = [row for row in child.rows if row["topic"] == topic]
+    assert rows, child.said
+    assert {title for title, _ in _written(topic)} <= {row["title"] for row in rows}, "cases that never ran"
+    wrong = [f"{row['title']}: {row['wrong']}" for row in rows if row["wrong"]]
+    assert not wrong, f"{len(wrong)} of {len(rows)}:\n" + "\n".join(wrong)
+
+
+def test_every_case_stands_for_something_of_its_own() -> None:
+    """No title twice, and no two decorated functions whose code differs in constants alone."""
+    written = [one for topic in TOPICS for one in _written(topic)]
+    titles = Counter(title for title, _ in written)
+    shapes = Counter(shape for _, shape in written if shape)
+    assert [title for title, count in titles.items() if count > 1] == []
+    assert [title for title, shape in written if shapes[shape] > 1] == []
+    assert len(written) > CASES_MIN
+
+
+def _written(topic: str) -> list[tuple[str, str]]:
+    """Title and shape of the code of every case in the file; no shape for a value. Empty if it is newer than we are."""
+    try:
+        tree = ast.parse((FOLDER / f"{topic}.py").read_text())
+    except SyntaxError:  # the child of a newer interpreter reads it
+        return []
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found += [(title, _shape(node)) for one in node.decorator_list if (title := _title(one))]
+        elif isinstance(node, ast.Expr) and (title := _title(node.value)):
+            found.append((title, ""))
+    return found
+
+
+def _title(node: ast.expr) -> str:
+    """Of ``case("title", ...)`` and its like."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Call):  # refused("title", ...)(function)
+        node = node.func
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+        first = node.args[0]
+        if node.func.id in ("case", "made", "value", "refused") and isinstance(first, ast.Constant):
+            return str(first.value)
+    return ""
+
+
+def _shape(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """The code of a function and of what it is called with, without its name and its constants' values."""
+    copy = ast.parse(ast.unparse(node)).body[0]
+    assert isinstance(copy, ast.FunctionDef | ast.AsyncFunctionDef)
+    copy.name = "f"
+    for inner in ast.walk(copy):
+        if isinstance(inner, ast.Constant):
+            inner.value = type(inner.value).__name__
+    return ast.dump(copy)
