@@ -1,31 +1,43 @@
-"""The source bundle of a function: its module and the developer's own modules that it imports, as one zip.
+"""The bundle of a function: the developer's own modules that it needs as source, and the function itself, as one zip.
 
-Deterministic: the same files make the same bytes, so the same digest. What lies in site-packages or the standard library
-never travels. Errors: DeployError for what can't travel as source yet, PayloadTooLarge.
+A function that a module of the developer's holds under a name is imported there by that name. Any other (of ``__main__``,
+lambdas, closures, partials, bound methods) lies in the bundle as a portable pickle, beside the modules it refers to; what it
+refers to is captured when the bundle is made, with its first remote call.
+
+Deterministic: the same files and values make the same bytes, so the same digest. What lies in site-packages or the standard
+library never travels. Errors: DeployError for what can't travel, PayloadTooLarge.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import functools
 import io
 import os
+import pickle
 import sys
 import threading
+import types
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
+from fleet import _source
+from fleet._blame import REFUSALS, Part, sentence
 from fleet._function import Function
-from fleet._imports import Finder, imports_of, module_root
-from fleet.protocol.errors import DeployError, PayloadTooLarge
+from fleet._imports import Finder, Source, imports_of, is_installed, module_root
+from fleet._portable import Session
+from fleet._resources import chain_of, check, data_of, packages_read
+from fleet._world import MAIN, World, named
+from fleet.protocol.errors import DeployError, FleetError, PayloadTooLarge
 from fleet.protocol.ids import digest
 from fleet.protocol.limits import BUNDLE_BYTES_MAX
 from fleet.protocol.units import format_bytes
 
+PICKLE = "__fleet__/function.pickle"
+"""Where a function without a module lies in its bundle."""
 _DATE = (1980, 1, 1, 0, 0, 0)
-_SAVE_IT = "save it to a file as a function of its own, at the top level"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +48,15 @@ class Bundle:
     digest: str
     modules: frozenset[str]
     module: str
-    """Name of the function's module inside the sandbox."""
+    """Name of the function's module inside the sandbox; empty: it lies in the bundle as a pickle."""
+    qualname: str
+    members: tuple[Any, ...] = ()
+    """Functions and classes that travel by value, by their number in the pickle."""
+
+    @property
+    def classes(self) -> dict[tuple[str, str], type]:
+        """Classes that travel by value, by module and qualified name."""
+        return {(one.__module__, one.__qualname__): one for one in self.members if isinstance(one, type)}
 
 
 @dataclass(slots=True)
@@ -46,6 +66,15 @@ class _Gathered:
     files: dict[str, str] = field(default_factory=dict)
     made: dict[str, bytes] = field(default_factory=dict)
     modules: set[str] = field(default_factory=set)
+    data: dict[str, str] = field(default_factory=dict)
+    """Data files of packages that read them."""
+
+    def add(self, source: Source) -> bool:
+        """Add a module; whether it is new."""
+        self.modules.add(source.name)
+        new = source.path not in self.files
+        self.files.setdefault(source.path, source.file)
+        return new
 
     def stamp(self) -> tuple[Any, ...]:
         found = []
@@ -56,115 +85,152 @@ class _Gathered:
 
 
 def locate(function: Function[Any, Any]) -> tuple[str, str]:
-    """(module, qualified name) under which a sandbox finds the function; DeployError says why it can't."""
+    """(module, qualified name) under which a sandbox imports the function; module "": it travels by value."""
     raw: Any = function._raw
     assert raw is not None, "a function found by name has no source here"
     name = function.display_name
-    module = sys.modules.get(getattr(raw, "__module__", None) or "")
-    if module is None:
-        raise DeployError(f"{name} belongs to no module, so its source can't be sent yet", hint=_SAVE_IT)
-    if "<lambda>" in name:
-        raise DeployError("a lambda can't be sent to a car yet", hint=_SAVE_IT)
-    if "<locals>" in name:
-        raise DeployError(f"{name} is defined inside another function and can't be sent to a car yet", hint=_SAVE_IT)
-    file = getattr(module, "__file__", None)
-    if file is None or not os.path.isfile(file):
-        raise DeployError(
-            f"Python keeps no source of {name}, so it can't be sent to a car yet", hint="save it to a file"
-        )
-    if not file.endswith(".py") and module.__name__ != "__main__":
-        raise DeployError(f"{name} has no Python source: its module is {file}", hint=_SAVE_IT)
-    if _names(module, name, function):
-        return module.__name__, name
+    module_name = str(getattr(raw, "__module__", None) or "")
+    module = sys.modules.get(module_name)
+    file = str(getattr(module, "__file__", None) or "")
+    if module is None or module_name in MAIN or not file.endswith(".py") or not os.path.isfile(file):
+        return "", name
+    top = module_name.partition(".")[0]
+    if top == "fleet" or (top in sys.stdlib_module_names and is_installed(module_name)):
+        return "", name
+    found = named(raw, module_name, name)
+    if found is raw or (isinstance(found, Function) and found._raw is raw):
+        return module_name, name
     for other, value in vars(module).items():
         if isinstance(value, Function) and value._raw is raw:
-            return module.__name__, other
-    raise DeployError(
-        f"{module.__name__}.{name} is not the function that was decorated: the name was given to something else",
-        hint="give every function its own name at the top level of its file",
-    )
-
-
-def _names(module: ModuleType, qualname: str, function: Function[Any, Any]) -> bool:
-    found: Any = module
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return found is function._raw or (isinstance(found, Function) and found._raw is function._raw)
+            return module_name, other
+    return "", name
 
 
 _cache: dict[tuple[Any, ...], tuple[tuple[Any, ...], Bundle]] = {}
 _cache_lock = threading.Lock()
 
 
-def forget_lock() -> None:
-    """In the child of a fork: a thread of the parent may have held the lock."""
+def forget_locks() -> None:
+    """In the child of a fork: a thread of the parent may have held a lock."""
     global _cache_lock
     _cache_lock = threading.Lock()
+    _source.forget_lock()
 
 
-def bundle_of(module_name: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> Bundle:
-    """The bundle of a loaded module, kept until one of its files changes on disk."""
-    gathered, inside = _gather(module_name, include, exclude)
-    key, stamp = (module_name, include, exclude), gathered.stamp()
+def bundle_of(function: Function[Any, Any], tops: Iterable[str] = ()) -> Bundle:
+    """The bundle of a function. ``tops``: top-level names that its packages make importable.
+
+    That of a module is kept until one of its files changes on disk.
+    """
+    module, qualname = locate(function)
+    include, exclude = function.options.include, function.options.exclude
+    if not module:
+        return _of_value(function, qualname, include, exclude, frozenset(tops))
+    gathered = _of_module(module, include, exclude)
+    key, stamp = (module, qualname, include, exclude), gathered.stamp()
     with _cache_lock:
         kept = _cache.get(key)
         if kept is not None and kept[0] == stamp:
             return kept[1]
-    data = _zip(gathered)
-    if len(data) > BUNDLE_BYTES_MAX:
-        raise PayloadTooLarge(
-            f"the bundle of {module_name} has {format_bytes(len(data))}, the limit is {format_bytes(BUNDLE_BYTES_MAX)}",
-            hint="leave files out with exclude=",
-        )
-    bundle = Bundle(data, digest(data), frozenset(gathered.modules), inside)
+    data = _zip(gathered, module)
+    bundle = Bundle(data, digest(data), frozenset(gathered.modules), module, qualname)
     with _cache_lock:
         _cache[key] = (stamp, bundle)
     return bundle
 
 
-def _gather(module_name: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[_Gathered, str]:
-    module = sys.modules[module_name]
-    file = os.path.abspath(str(module.__file__))
-    spec = getattr(module, "__spec__", None)
+def _of_module(module_name: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> _Gathered:
+    file = os.path.abspath(str(sys.modules[module_name].__file__))
     gathered = _Gathered()
-    inside, package = module_name, ""
-    if module_name == "__main__" and spec is not None:  # python -m pkg.mod: it has a real name as well
-        inside = spec.name
-        shim = f"import sys\nimport {inside}\nsys.modules[__name__] = sys.modules[{inside!r}]\n"
-        gathered.made["__main__.py"] = shim.encode()
-    if module_name == "__main__":
-        gathered.modules.add("__main__")
-    root = module_root(inside, file)
+    root = module_root(module_name, file)
     finder = Finder(root)
-    if inside == "__main__":
-        gathered.files["__main__.py"] = file
-    else:
-        package = inside if os.path.basename(file) == "__init__.py" else inside.rpartition(".")[0]
-        for source in finder.find(inside):
-            gathered.files[source.path] = source.file
-            gathered.modules.add(source.name)
+    package = module_name if os.path.basename(file) == "__init__.py" else module_name.rpartition(".")[0]
+    for source in finder.find(module_name):
+        gathered.add(source)
     keep = set(gathered.files)
-    _follow(finder, gathered, file, package)
+    _follow(finder, gathered, [(file, package)])
+    _select(root, gathered, keep, include, exclude)
+    return gathered
+
+
+def _of_value(
+    function: Function[Any, Any],
+    qualname: str,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    tops: frozenset[str],
+) -> Bundle:
+    raw: Any = function._raw
+    root = _root_of(raw)
+    finder = Finder(root)
+    world = World(None, tops, finder)
+    session = Session(world, {}, numbered=True, importable_main=True)
+    gathered = _Gathered()
+    try:
+        gathered.made[PICKLE] = session.dumps(raw)
+    except (*REFUSALS, pickle.PicklingError) as error:
+        if isinstance(error, FleetError):
+            raise
+        said, hint = sentence([Part(function.display_name, raw)], error, lambda value: _failure(value, root, tops))
+        raise DeployError(said, hint=hint) from None
+    for name in sorted(world.own):
+        for source in finder.find(name):
+            gathered.add(source)
+    for name in sorted(world.read):
+        for chain in chain_of(finder, name):
+            for source in chain:
+                gathered.add(source)
+            gathered.data.update(data_of(chain[-1]))
+    _follow(finder, gathered, [])
+    _select(root, gathered, set(), include, exclude)
+    data = _zip(gathered, qualname)
+    return Bundle(data, digest(data), frozenset(gathered.modules), "", qualname, tuple(session.members))
+
+
+def _failure(value: Any, root: str, tops: frozenset[str]) -> Exception | None:
+    try:
+        Session(World(None, tops, Finder(root)), {}, numbered=True).dumps(value)
+    except Exception as error:  # whatever a __reduce__ of the developer raises
+        return error
+    return None
+
+
+def _root_of(raw: Any) -> str:
+    """The folder that a function's imports start from: its script's, its package's parent, else where Python runs."""
+    while isinstance(raw, functools.partial | types.MethodType):
+        raw = raw.func if isinstance(raw, functools.partial) else raw.__func__
+    module = sys.modules.get(str(getattr(raw, "__module__", "")))
+    file = getattr(module, "__file__", None)
+    if module is None or not file or not os.path.isfile(file):
+        return os.getcwd()
+    spec = getattr(module, "__spec__", None)
+    return module_root(spec.name if spec is not None and module.__name__ in MAIN else module.__name__, file)
+
+
+def _select(root: str, gathered: _Gathered, keep: set[str], include: tuple[str, ...], exclude: tuple[str, ...]) -> None:
+    for path in [path for path in gathered.data if _matches(path, exclude)]:
+        del gathered.data[path]
+    check(gathered.data)
+    gathered.files.update(gathered.data)
     _globs(root, gathered, include)
     for path in [path for path in gathered.files if path not in keep and _matches(path, exclude)]:
         del gathered.files[path]
         gathered.modules.discard(path.removesuffix("/__init__.py").removesuffix(".py").replace("/", "."))
-    return gathered, inside
 
 
-def _follow(finder: Finder, gathered: _Gathered, file: str, package: str) -> None:
-    waiting = [(file, package)]
+def _follow(finder: Finder, gathered: _Gathered, waiting: list[tuple[str, str]]) -> None:
+    """Add what the files import: those waiting, with the package that each imports relative to, and those gathered."""
+    first = [file for file, _ in waiting]
     for path, known in list(gathered.files.items()):
-        if known != file:  # the packages above the function's module
+        if known not in first:
             waiting.append((known, os.path.dirname(path).replace("/", ".")))
     while waiting:
         source_file, inside = waiting.pop()
         for name in imports_of(source_file, inside):
-            for source in finder.find(name):
-                gathered.modules.add(source.name)
-                if source.path not in gathered.files:
-                    gathered.files[source.path] = source.file
-                    waiting.append((source.file, source.package))
+            waiting += [(source.file, source.package) for source in finder.find(name) if gathered.add(source)]
+        for chain in packages_read(finder, source_file, inside):
+            waiting += [(source.file, source.package) for source in chain if gathered.add(source)]
+            gathered.data.update(data_of(chain[-1]))
 
 
 def _globs(root: str, gathered: _Gathered, include: tuple[str, ...]) -> None:
@@ -196,7 +262,7 @@ def _matches(path: str, patterns: tuple[str, ...]) -> bool:
     )
 
 
-def _zip(gathered: _Gathered) -> bytes:
+def _zip(gathered: _Gathered, name: str) -> bytes:
     contents: dict[str, bytes] = dict(gathered.made)
     for path, file in gathered.files.items():
         with open(file, "rb") as stream:
@@ -208,7 +274,11 @@ def _zip(gathered: _Gathered) -> bytes:
             info.create_system = 3
             info.external_attr = 0o644 << 16
             info.compress_type = zipfile.ZIP_DEFLATED
-            if path == "__main__.py" and path in gathered.files:
-                info.comment = os.path.basename(gathered.files[path]).encode()  # what tracebacks show
             archive.writestr(info, contents[path], compresslevel=6)
-    return out.getvalue()
+    data = out.getvalue()
+    if len(data) > BUNDLE_BYTES_MAX:
+        raise PayloadTooLarge(
+            f"the bundle of {name} has {format_bytes(len(data))}, the limit is {format_bytes(BUNDLE_BYTES_MAX)}",
+            hint="leave files out with exclude=, and pass large values as arguments",
+        )
+    return data

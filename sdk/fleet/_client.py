@@ -367,7 +367,7 @@ def _after_fork() -> None:
         _abandoned.append(_default)
     _default = None
     _default_lock = threading.Lock()
-    _bundle.forget_lock()
+    _bundle.forget_locks()
 
 
 os.register_at_fork(after_in_child=_after_fork)

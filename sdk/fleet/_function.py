@@ -23,7 +23,7 @@ from typing import (
     overload,
 )
 
-from fleet import _context, _generators, _ref
+from fleet import _context, _generators, _names, _ref
 from fleet._verbs import ForEach, Map, Remote, Spawn, SpawnMap
 from fleet.protocol.errors import InvalidOption, NotDeployed, WrongArguments
 from fleet.protocol.ids import check_token, token_of
@@ -133,15 +133,17 @@ class Function(Generic[P, R]):
 
     @property
     def name(self) -> str:
-        """The token it is deployed under: ``name=``, else made from its qualified name."""
+        """The token it is deployed under: ``name=``, else made from its qualified name; a lambda's from its variable."""
         if self._ref is not None:
             return self._ref.function
-        return self.options.name or token_of(self.display_name)
+        if self.options.name:
+            return self.options.name
+        return _names.token(self._raw, lambda value: isinstance(value, Function) and value._raw is self._raw)
 
     @property
     def display_name(self) -> str:
         """Its qualified name, as Python spells it."""
-        return str(getattr(self._raw, "__qualname__", self._ref.function if self._ref else "function"))
+        return self._ref.function if self._ref is not None else _names.display_name(self._raw)
 
     @property
     def app_name(self) -> str:
@@ -150,7 +152,7 @@ class Function(Generic[P, R]):
             return self._app
         from fleet._app import default_app_name
 
-        return default_app_name(str(getattr(self._raw, "__module__", "__main__")))
+        return default_app_name(_names.module_name(self._raw))
 
     @functools.cached_property
     def _checker(self) -> Callable[..., None] | None:

@@ -80,6 +80,11 @@ def imports_of(file: str, package: str) -> Iterator[str]:
         tree = ast.parse(source, file)
     except (SyntaxError, ValueError):  # perhaps meant for another Python, behind a condition
         return
+    yield from imports_in(tree, package)
+
+
+def imports_in(tree: ast.AST, package: str) -> Iterator[str]:
+    """The same for a part of a file that is parsed already."""
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -95,15 +100,27 @@ def imports_of(file: str, package: str) -> Iterator[str]:
                 yield from ([base] if base else [])
                 yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names if alias.name != "*")
         elif isinstance(node, ast.Call):
-            yield from _imported_by_call(node)
+            yield from _imported_by_call(node, package)
 
 
-def _imported_by_call(node: ast.Call) -> Iterator[str]:
+def _imported_by_call(node: ast.Call, package: str) -> Iterator[str]:
+    """``import_module("a.b")``, and ``import_module(".b", __package__)`` or with the package as text."""
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    if name in ("import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
-        value = node.args[0].value
-        if isinstance(value, str) and value and not value.startswith("."):
-            yield value
+    if name not in ("import_module", "__import__") or not node.args or not isinstance(node.args[0], ast.Constant):
+        return
+    value = node.args[0].value
+    if not isinstance(value, str) or not value:
+        return
+    if not value.startswith("."):
+        yield value
+        return
+    anchors = [*node.args[1:2], *(one.value for one in node.keywords if one.arg == "package")]
+    if anchors:
+        anchor = anchors[0].value if isinstance(anchors[0], ast.Constant) else package
+        above = str(anchor).split(".")
+        level = len(value) - len(value.lstrip("."))
+        if level <= len(above):
+            yield ".".join([*above[: len(above) - level + 1], value.lstrip(".")]).rstrip(".")
 
 
 def _is_type_checking(test: ast.expr) -> bool:
@@ -130,6 +147,15 @@ def _is_platform(top: str, file: str) -> bool:
         return False
     loaded = getattr(sys.modules.get(top), "__file__", None)
     return loaded is None or not os.path.exists(loaded) or not os.path.samefile(loaded, file)
+
+
+def is_installed(module: str) -> bool:
+    """Whether a loaded module belongs to the environment: installed, built in, or without Python source."""
+    loaded = sys.modules.get(module)
+    file = getattr(loaded, "__file__", None)
+    if file is None:  # a namespace package, or made by hand
+        return loaded is not None and getattr(loaded.__spec__, "origin", None) in ("built-in", "frozen")
+    return not file.endswith(".py") or _below(os.path.abspath(file), _foreign_folders())
 
 
 @functools.cache

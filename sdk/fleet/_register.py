@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import fleet
 from fleet._api import Api
 from fleet._blobs import Blobs
-from fleet._bundle import Bundle, bundle_of, locate
+from fleet._bundle import Bundle, bundle_of
 from fleet._classes import Classes
 from fleet._function import Function
 from fleet._pickling import ArgumentPickler
@@ -49,8 +49,9 @@ def bind(client: object, function: Function[Any, Any]) -> Bound:
         ref = function._ref
         return Bound(client, ref.app, ref.function, ref.version, ArgumentPickler(None))
     manifest, bundle, packages = describe(function, function.app_name)
-    pickler = ArgumentPickler(bundle.modules, tops=packages.tops if packages is not None else ())
-    classes = Classes(function._raw, getattr(bundle, "classes", None))
+    tops = packages.tops if packages is not None else ()
+    pickler = ArgumentPickler(bundle.modules, bundle.members, tops)
+    classes = Classes(function._raw, pickler.classes)
     return Bound(client, manifest.app, manifest.function, None, pickler, manifest, bundle, packages, classes)
 
 
@@ -62,14 +63,13 @@ def describe(function: Function[Any, Any], app: str, tell: Tell | None = None) -
     """
     options = function.options
     packages = lock(function, tell)
-    module, qualname = locate(function)
-    bundle = bundle_of(module, options.include, options.exclude)
+    bundle = bundle_of(function, packages.tops if packages is not None else ())
     program = Program(
         runtime=options.runtime,
         bundle=bundle.digest,
         bundle_bytes=len(bundle.data),
         module=bundle.module,
-        qualname=qualname,
+        qualname=bundle.qualname,
         memory_bytes=options.memory_bytes,
         timeout_s=options.timeout_s,
         isolation=options.isolation,

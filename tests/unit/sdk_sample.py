@@ -88,3 +88,8 @@ def _helper(x: int) -> int:
 
 
 wrapped_helper = fleet.function(_helper)
+
+
+def make_user(kind: type) -> Any:
+    """A function that uses a class of its caller's."""
+    return fleet.function(lambda one: isinstance(one, kind))

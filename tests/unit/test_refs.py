@@ -130,8 +130,8 @@ def test_a_local_call_gets_the_values() -> None:
 
 
 def test_what_cannot_be_put_is_named_before_anything_is_sent() -> None:
-    with pytest.raises(WrongArguments, match=r"the value\[1\] can't travel"):
-        fleet.put([1, lambda: 0])
+    with pytest.raises(WrongArguments, match=r"the value\[1\] is a _thread.lock, which can't travel"):
+        fleet.put([1, threading.Lock()])
     with pytest.raises(WrongArguments, match="a reference already"):
         fleet.put(ref("a"))
     with pytest.raises(WrongArguments, match="can't hold references"):

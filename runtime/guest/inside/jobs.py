@@ -19,8 +19,7 @@ import types
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from functools import reduce
-from typing import Any, cast
+from typing import Any
 
 from fleet import _context
 from fleet._function import Function
@@ -28,7 +27,7 @@ from fleet.protocol import codec
 from fleet.protocol._exception_data import ExceptionData, describe
 from fleet.protocol.errors import ResultNotPortable
 
-from . import between, generate, loader, reasons, wire
+from . import between, generate, loader, program, reasons, wire
 from .output import Output
 
 FLUSH_S = 0.025
@@ -253,17 +252,13 @@ class Jobs:
         return b"".join((wire.RESULT_HEAD.pack(first, len(summary)), summary, wire.pack_items(out)))
 
     def _find(self) -> Callable[..., Any]:
-        """Import the function's module; raises what importing it raises."""
-        module: Any = importlib.import_module(self._module)
-        found: Any = reduce(getattr, self._qualname.split("."), module)
-        # A fleet.Function is a wrapper with options; what runs here is the function itself.
-        if isinstance(found, Function):
-            found = found._raw
-        self._function = found
+        """Make the function ready; raises what that raises."""
+        assert self._bundle is not None, "run comes after load"
+        self._function = program.find(self._module, self._qualname, self._bundle)
         between.settle()
-        if self._bundle is not None and self._bundle.compiled is not None:
+        if self._bundle.compiled is not None:
             wire.tell(wire.CODE, wire.NONE, self._bundle.hand_over())
-        return cast("Callable[..., Any]", found)
+        return self._function
 
     def _failed(self, error: BaseException) -> bytes:
         """The result of a call that raised ``error``."""
