@@ -1,4 +1,4 @@
-"""Values of ``fleet.put`` and packages inside the sandbox: unpickled once, shared, dropped; imported behind the bundle."""
+"""Values of ``fleet.put`` inside the sandbox: unpickled once, shared, dropped."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from fleet._ref import Ref
 from fleet.protocol import codec, frames
 from fleet.protocol.errors import SandboxTrap
 from runtime.guest.build import GuestImage
-from runtime.sandbox.wasm import BundleDamaged
 from runtime.sandbox.window import Window
 from runtime.slot_wire import SlotJob, SlotProgram
-from tests.sandbox.wasm_bench import MIB, Bench, zipped
+from tests.sandbox.wasm_bench import MIB, Bench
 
 KEEPING = """
 kept = []
@@ -127,19 +126,3 @@ class _Odd:
 
 def _nowhere() -> None:
     raise AssertionError("a sandbox doesn't have it")
-
-
-def test_packages_are_imported_behind_the_bundle(bench: Bench) -> None:
-    first = zipped({"greet/__init__.py": "from greet.words import word", "greet/words.py": "word = 'hello'"})
-    second = zipped({"shout.py": "import greet\ndef loud(): return greet.word.upper()", "json.py": "lost = True"})
-    source = """
-import json, shout
-def f(): return shout.loud(), hasattr(json, 'lost'), __import__('helper').NAME
-"""
-    bundle = zipped({"__main__.py": source, "helper.py": "NAME = 'mine'"})
-    third = zipped({"helper.py": "NAME = 'theirs'"})
-    program = SlotProgram("packages", "__main__", "f", 256 * MIB)
-    bench.sandbox.load(program, bundle, [first, memoryview(second), third])
-    assert bench.value(program) == ("HELLO", False, "mine")
-    with pytest.raises(BundleDamaged, match="BadZipFile"):
-        bench.sandbox.load(SlotProgram("damaged", "__main__", "f", 256 * MIB), bundle, [first, b"no zip"])
