@@ -1,9 +1,10 @@
 """The child process: runs topics here and on the cars of ``FLEET_URL``, one JSON line on stdout for each case.
 
-    python -m tests.conformance.run [TOPIC...]
+    python -m tests.conformance.run [--imported] [TOPIC...]
 
 A topic is one file of ``cases``. It is run as a script, under the name ``__main__``, so that its functions have no module
-that a car could import; the topics in ``IMPORTED`` are imported, so that they travel as bundles.
+that a car could import and travel by value. With ``--imported`` it is imported, so that its functions travel as the files
+of their module; so are the topics in ``IMPORTED`` always, and those in ``SCRIPTS`` never.
 """
 
 from __future__ import annotations
@@ -27,20 +28,22 @@ from tests.conformance.compare import difference
 
 FOLDER = Path(__file__).parent / "cases"
 IMPORTED = frozenset({"modules"})
+SCRIPTS = frozenset({"refusals", "script"})
 NEEDS = {"syntax_312": (3, 12), "syntax_313": (3, 13)}
 RESULT_S = 60.0
 
 
-def topics() -> list[str]:
-    """Names of the files of cases that this interpreter can read."""
+def topics(version: tuple[int, ...], imported: bool) -> list[str]:
+    """Names of the files of cases that an interpreter can read."""
     names = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
-    return [name for name in names if sys.version_info >= NEEDS.get(name, (3, 11))]
+    names = [name for name in names if version >= NEEDS.get(name, (3, 11))]
+    return [name for name in names if name not in SCRIPTS] if imported else names
 
 
 @contextmanager
-def loaded(topic: str) -> Iterator[list[Case | Refusal]]:
+def loaded(topic: str, imported: bool) -> Iterator[list[Case | Refusal]]:
     """The cases of a topic; meanwhile it is the ``__main__`` of this process, unless it is an imported one."""
-    if topic in IMPORTED:
+    if imported or topic in IMPORTED:
         importlib.import_module(f"{__package__}.cases.{topic}")
         yield take()
         return
@@ -138,10 +141,10 @@ def refusal(one: Refusal) -> str:
     return "it was sent"
 
 
-def main(chosen: list[str]) -> None:
+def main(chosen: list[str], imported: bool) -> None:
     """Run the topics, or all of them."""
-    for topic in chosen or topics():
-        with loaded(topic) as found:
+    for topic in chosen or topics(sys.version_info[:2], imported):
+        with loaded(topic, imported) as found:
             began_s = time.perf_counter()
             started = [(one, Started(one) if isinstance(one, Case) else None) for one in found]
             for one, sent in started:
@@ -153,4 +156,4 @@ def main(chosen: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main([word for word in sys.argv[1:] if word != "--imported"], "--imported" in sys.argv)

@@ -1,6 +1,7 @@
 """The same function here and on a car, from clients of every CPython there is: equal results, or the same exception.
 
-One child process for each interpreter runs all topics (``run.py``); each topic is a test of its own here.
+One child process for each interpreter runs all topics as scripts (``run.py``), and one more imports them, so that the same
+functions travel as files; each topic is a test of its own here.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import ast
 import json
 import os
 import subprocess
+import sys
 import time
 from collections import Counter
 from typing import Any
@@ -17,24 +19,26 @@ import pytest
 
 from fleet.testing import LocalFleet
 from tests.conformance.interpreters import ROOT, VERSIONS, Unavailable, client
-from tests.conformance.run import FOLDER, NEEDS
+from tests.conformance.run import FOLDER, topics
 
-TOPICS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+NEWEST = max(VERSIONS)
+TOPICS = topics(NEWEST, imported=False)
+RUNS = [*((version, False) for version in VERSIONS), (sys.version_info[:2], True)]
 CASES_MIN = 300
 CHILD_S = 280
-Version = tuple[int, int]
+Run = tuple[tuple[int, int], bool]
 Row = dict[str, Any]
 
 
 class Child:
     """What one interpreter's run of all topics came to."""
 
-    def __init__(self, python: str, url: str) -> None:
+    def __init__(self, python: str, url: str, imported: bool) -> None:
         env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         env |= {"PYTHONPATH": str(ROOT / "sdk"), "FLEET_URL": url, "PYTHONHASHSEED": "random"}
         began_s = time.monotonic()
         done = subprocess.run(
-            [python, "-m", "tests.conformance.run"],
+            [python, "-m", "tests.conformance.run", *(["--imported"] if imported else [])],
             cwd=ROOT, env=env, capture_output=True, text=True, timeout=CHILD_S, check=False,
         )  # fmt: skip
         self.took_s = time.monotonic() - began_s
@@ -44,21 +48,21 @@ class Child:
 
 
 @pytest.fixture(scope="module")
-def children() -> dict[Version, Child | Unavailable]:
-    """One run for each interpreter, made when its first test asks."""
+def children() -> dict[Run, Child | Unavailable]:
+    """Every run of all topics, made when its first test asks."""
     return {}
 
 
-@pytest.fixture(params=VERSIONS, ids=lambda version: f"py{version[0]}.{version[1]}")
-def child(request: pytest.FixtureRequest, children: dict[Version, Any], shared_fleet: LocalFleet) -> Child:
+@pytest.fixture(params=RUNS, ids=lambda run: f"py{run[0][0]}.{run[0][1]}{'-imported' if run[1] else ''}")
+def child(request: pytest.FixtureRequest, children: dict[Run, Any], shared_fleet: LocalFleet) -> Child:
     """The run of one interpreter; skipped, with the reason, where the machine has none."""
-    version: Version = request.param
-    if version not in children:
+    version, imported = request.param
+    if request.param not in children:
         try:
-            children[version] = Child(str(client(version)), shared_fleet.url)
+            children[request.param] = Child(str(client(version)), shared_fleet.url, imported)
         except Unavailable as why:
-            children[version] = why
-    found: Child | Unavailable = children[version]
+            children[request.param] = why
+    found: Child | Unavailable = children[request.param]
     if isinstance(found, Unavailable):
         pytest.skip(f"CONFORMANCE NOT CHECKED for clients of CPython {version[0]}.{version[1]}: {found}")
     return found
@@ -72,9 +76,9 @@ def test_every_topic_ran_to_its_end(child: Child) -> None:
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_the_car_does_the_same(child: Child, topic: str, request: pytest.FixtureRequest) -> None:
-    version = request.node.callspec.params["child"]
-    if version < NEEDS.get(topic, (3, 11)):
-        pytest.skip(f"{topic} is newer than CPython {version[0]}.{version[1]}")
+    version, imported = request.node.callspec.params["child"]
+    if topic not in topics(version, imported):
+        pytest.skip(f"{topic} is " + ("about scripts" if imported else f"newer than CPython {version[0]}.{version[1]}"))
     rows = [row for row in child.rows if row["topic"] == topic]
     assert rows, child.said
     assert {title for title, _ in _written(topic)} <= {row["title"] for row in rows}, "cases that never ran"
