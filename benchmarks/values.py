@@ -17,7 +17,10 @@ TURNS = 5
 def measure(settings: Settings, sync: Sync) -> list[Figure]:
     """Warm calls in turns, on one car."""
     count = 10 if settings.quick else 50
-    row_ms, float_ms, ratios, row_ratios = [], [], [], []
+    row_ms: list[float] = []
+    float_ms: list[float] = []
+    ratios: list[float] = []
+    row_ratios: list[float] = []
     with fleet_of(cars=1, sync=sync):
         for function in (rows, floats, encode_and_pickle):
             function.remote(10)

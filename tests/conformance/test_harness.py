@@ -30,6 +30,7 @@ class Plain:
 
 class Slotted:
     __slots__ = ("x",)
+    x: object
 
 
 class Color(enum.Enum):
@@ -138,7 +139,7 @@ class Remote:
     ],
 )
 def test_verdicts(monkeypatch: pytest.MonkeyPatch, case: Case, answer: Any, verdict: str) -> None:
-    monkeypatch.setattr(run.fleet, "function", lambda **_options: lambda _function: Remote(answer))
+    monkeypatch.setattr("fleet.function", lambda **_options: lambda _function: Remote(answer))
     found = run.Started(case).verdict()
     assert (verdict in found) if verdict else (found == "")
 
