@@ -311,11 +311,18 @@ def module_globals(name: str) -> dict[str, Any]:
 
 
 def function(
-    number: int | None, made: types.CodeType, where: dict[str, Any], cells: tuple[types.CellType, ...]
+    number: int | None,
+    made: types.CodeType,
+    where: dict[str, Any],
+    cells: tuple[types.CellType, ...] = (),
+    free: tuple[str, ...] = (),
 ) -> types.FunctionType:
-    """A function without what may refer back to it (``set_function``)."""
+    """A function without what may refer back to it (``set_function``); ``cells`` of its ``free`` names."""
     found = known(number)
     if found is None:
+        if made.co_freevars != free:  # annotations that aren't evaluated count in some Pythons, and not in others
+            given = dict(zip(free, cells))
+            cells = tuple(given[name] for name in made.co_freevars)
         found = keep(number, types.FunctionType(made, where, None, None, cells or None))
     return cast("types.FunctionType", found)
 

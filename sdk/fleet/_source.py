@@ -9,6 +9,8 @@ Errors: NoSource, whose text completes "Python keeps no source of f: ..." or say
 from __future__ import annotations
 
 import ast
+import dis
+import functools
 import linecache
 import os
 import sys
@@ -23,6 +25,7 @@ from fleet import _rebuild
 _NESTED = 0x10
 """CO_NESTED: set for every function that is compiled alone."""
 _STATEMENTS_KEPT_MAX = 512
+_GLOBAL_NAMES = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 
 
 class NoSource(Exception):
@@ -279,3 +282,31 @@ def _same_constant(one: Any, other: Any) -> bool:
     if isinstance(one, frozenset):
         return isinstance(other, frozenset) and one == other  # written in whatever order
     return type(one) is type(other) and repr(one) == repr(other)
+
+
+class Names:
+    """Names in a code object and those nested in it: ``globals`` sorted, ``all`` with attributes."""
+
+    __slots__ = ("all", "globals")
+
+    globals: tuple[str, ...]
+    all: frozenset[str]
+
+    def __init__(self, code: types.CodeType) -> None:
+        found, every = set(), set(code.co_names)
+        for one in dis.get_instructions(code):
+            if one.opname in _GLOBAL_NAMES:
+                found.add(one.argval)
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                inner = names_used(constant)
+                found.update(inner.globals)
+                every |= inner.all
+        self.globals = tuple(sorted(found))
+        self.all = frozenset(every)
+
+
+@functools.lru_cache(maxsize=4096)
+def names_used(code: types.CodeType) -> Names:
+    """The names that a function refers to."""
+    return Names(code)

@@ -55,6 +55,7 @@ def test_every_feature_gives_the_same_in_a_newer_python(version: str, tmp_path: 
 
 GENERIC = """
 type Pairs[T] = list[tuple[T, T]]
+type Tree = int | list[Tree]
 
 class Stack[T]:
     def __init__(self) -> None:
@@ -70,7 +71,9 @@ def first[T: (int, str)](items: list[T]) -> T:
 
 def run_all():
     return [Stack[int]().push(3).items, Stack().kind(), first([5]), first.__type_params__[0].__constraints__,
-            Stack.__type_params__, str(Pairs[int]), f"{'nested':{'>'}{10}}"]
+            Stack.__type_params__, str(Pairs[int]), Tree.__value__,
+            Tree.__value__.__args__[1].__args__[0] is Tree,
+            f"{'nested':{'>'}{10}}"]
 """
 
 
