@@ -63,6 +63,11 @@ class Session:
         self.late = late
         self.refs = refs
         self.importable_main = importable_main
+        self._begin()
+
+    def _begin(self) -> None:
+        self.later: list[tuple[types.FunctionType, dict[str, Any]]] | None = None
+        """Functions whose state comes after the value, where one leads to the next without end."""
         self.members: list[Any] = []
         self.classes: dict[tuple[str, str], type] = {}
         self._numbers: dict[int, int] = {}
@@ -73,9 +78,23 @@ class Session:
         self._sets: dict[int, int] = {}
 
     def dumps(self, value: Any) -> bytes:
-        """The pickle of ``value``."""
+        """The pickle of ``value``; of a group that is too deep for one, several in a row."""
         out = io.BytesIO()
-        (_Sorting if self.numbered else _Portable)(out, self).dump(value)
+        if not self.numbered:
+            _Portable(out, self).dump(value)
+            return out.getvalue()
+        try:
+            _Sorting(out, self).dump(value)
+        except RecursionError:
+            self._begin()
+            self.later = []
+            out = io.BytesIO()
+            pickler = _Sorting(out, self)
+            pickler.dump(value)
+            while self.later:
+                states, self.later = self.later, []
+                for state in states:
+                    pickler.dump(state)
         return out.getvalue()
 
     def number(self, obj: Any) -> int | None:
@@ -235,6 +254,9 @@ def _by_source(session: Session, obj: types.FunctionType) -> Any:
     arguments: tuple[Any, ...] = (session.number(obj), made, space)
     if cells:
         arguments += (cells, code.co_freevars)
+    if session.later is not None:
+        session.later.append((obj, state))
+        return _rebuild.function, arguments
     return _rebuild.function, arguments, state, None, None, _rebuild.set_function
 
 
