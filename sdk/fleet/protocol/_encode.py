@@ -26,12 +26,16 @@ class Refused(Exception):
         self.reason = reason
 
 
+class TooLarge(Refused):
+    """Internal: the value as a whole is too large; looking for the place would take as long again."""
+
+
 def check_room(count: int, out: Out, depth: int) -> None:
     """Refused where so many more values, at ``depth``, are too many or too deep."""
     if depth >= CODEC_DEPTH_MAX:
         raise Refused(f"nested more than {CODEC_DEPTH_MAX} deep")
     if len(out) + count > CODEC_VALUES_MAX:
-        raise Refused
+        raise TooLarge
 
 
 TAG = {kind: bytes((0xD4, k.EXT_KIND, kind)) for kind in k.KINDS}
@@ -275,6 +279,9 @@ def encode(value: Any, name: str = "result", prefix: bytes = b"") -> bytes:
         # Whatever is larger than a number is charged for at least its size: below this, nothing else can be too large.
         if out[0] + k.SHORT_COST * len(out) > k.GRACE_BYTES:
             _pad(out)
+    except TooLarge:
+        most = f"{PAYLOAD_BYTES_MAX >> 20} MiB or {CODEC_VALUES_MAX:,} values"
+        raise ResultNotPortable(f"{name} takes more than {most}") from None
     except (Refused, RecursionError) as error:
         from fleet.protocol._not_portable import explain  # Here: it builds on this module.
 
@@ -292,7 +299,7 @@ def _pad(out: Out) -> None:
         size += len(padding)
         out.append(padding)
     if size > PAYLOAD_BYTES_MAX:
-        raise Refused
+        raise TooLarge
 
 
 def _cost_of_short_strs(out: Out) -> int:
