@@ -181,13 +181,13 @@ def _dict(value: dict[Any, Any], out: Out, depth: int) -> None:
     size = len(value)
     if depth >= CODEC_DEPTH_MAX or len(out) + 2 * size > CODEC_VALUES_MAX:
         check_room(2 * size, out, depth)
-    out[0] += _DICT_COSTS[size] if size < 128 else k.dict_cost(size)
+    out[0] += _DICT_COSTS[size] if size < k.SMALL_DICT else k.dict_cost(size)
     if size >= k.PACKED_MIN and depth + 1 < CODEC_DEPTH_MAX and countOf(map(type, value), str) == size:
         open_tagged(k.COLUMNS, 2, k.OBJECT_COST, out, depth)
         write_list(list(value), out, depth + 1)
         write_list(list(value.values()), out, depth + 1)
         return
-    out[0] += 2 * k.NUMBER_COST * size + (k.HASH_COST * size if size > k.CHECKED_MIN else 0)
+    out[0] += k.NUMBER_COST * size + (k.HASH_COST * size if size > k.CHECKED_MIN else 0)
     out.append(_DICT_HEADS[size] if size < 16 else _U32(0xDF, size))
     write_pairs(value, out, depth + 1)
 
@@ -203,6 +203,7 @@ def write_pairs(value: dict[Any, Any], out: Out, depth: int) -> None:
             else:
                 append(data)
         else:
+            out[0] += k.NUMBER_COST
             find(type(key), other)(key, out, depth)
         kind = type(item)
         if kind is str and len(item) < 32 and item.isascii():
