@@ -19,6 +19,7 @@ from fleet.protocol._encode_more import PYDANTIC_PARTS, class_attribute, declare
 from fleet.protocol.errors import ProtocolError
 
 _PLAIN = (type(None), bool, int, float, str, bytes, tuple, list, dict, set, frozenset)
+_NAME_CHARS_MAX = 200
 _Setter = Callable[[Any, Any], None]
 
 
@@ -44,7 +45,7 @@ class Record:
         return type(other) is Record and (self._name, self._attributes) == (other._name, other._attributes)
 
     def __hash__(self) -> int:
-        return hash((self._name, *self._attributes))
+        return hash((self._name, *self._attributes.items()))
 
     def _asdict(self) -> dict[str, Any]:
         """Its attributes."""
@@ -87,7 +88,8 @@ class Shape:
     @property
     def full_name(self) -> str:
         """``Item``, ``shop.Item``."""
-        return self.label if self.module in ("", "__main__", "builtins") else f"{self.module}.{self.label}"
+        full = self.label if self.module in ("", "__main__", "builtins") else f"{self.module}.{self.label}"
+        return full if len(full) <= _NAME_CHARS_MAX else full[:_NAME_CHARS_MAX] + "..."
 
     def resolve(self, kind: type | None) -> None:
         """Take ``kind`` for it; if it doesn't fit, ``sentence`` says why."""
