@@ -90,7 +90,9 @@ def test_types_of_imported_modules_come_back() -> None:
 )  # fmt: skip
 def test_other_types_are_remote_errors(module: str, qualname: str) -> None:
     ran.clear()
-    back = revive(ExceptionData(module, qualname, "said so", args=("said so",)))
+    failure = decode_item(encode(ExceptionData(module, qualname, "said so", args=("said so",)), prefix=b"\x01"))
+    assert isinstance(failure, Failure)
+    back = failure.error
     assert type(back) is fleet.RemoteError
     assert back.type_name.endswith(qualname)
     assert "said so" in str(back)
