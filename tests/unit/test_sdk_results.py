@@ -135,17 +135,5 @@ def test_malformed_results(data: bytes) -> None:
 
 
 def test_an_exception_as_a_value_is_a_value() -> None:
-    back = (
-        decode_item(encode([caught(ValueError("kept"))], prefix=b"\x00"))
-        if _portable_exceptions()
-        else [ValueError("kept")]
-    )
+    back = decode_item(encode([caught(ValueError("kept"))], prefix=b"\x00"))
     assert isinstance(back[0], ValueError)
-
-
-def _portable_exceptions() -> bool:
-    try:
-        encode([ValueError("kept")])
-    except fleet.ResultNotPortable:
-        return False
-    return True
