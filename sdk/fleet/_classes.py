@@ -46,7 +46,7 @@ class Classes:
         self, raw: Callable[..., Any] | None = None, extra: Mapping[tuple[str, str], type] | None = None
     ) -> None:
         self._raw = raw
-        self._extra = extra or {}
+        self._extra = extra if extra is not None else {}  # It grows while arguments bring classes along.
 
     def find(self, sort: int, module: str, qualname: str) -> type | None:
         """The class of that name, or None. (``sort`` is checked by whoever makes instances.)"""

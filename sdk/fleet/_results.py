@@ -24,6 +24,16 @@ from fleet.protocol.messages import WireError
 _NO_PACKAGES = "A sandbox has the standard library, your own modules, and what packages=[...] of the function names."
 _VALUE, _RAISED, _ENDED = 0, 1, 2
 _PLAIN = (type(None), bool, int, float, str, bytes, tuple, list, dict, set, frozenset)
+_EARLIER = {
+    ("re", "PatternError"): ("re", "error"),
+    ("pathlib", "UnsupportedOperation"): ("builtins", "NotImplementedError"),
+    ("builtins", "PythonFinalizationError"): ("builtins", "RuntimeError"),
+}
+"""Exceptions of the sandbox's Python under the names, or as the types, that earlier Pythons have for them."""
+_DICT, _ARGS, _CAUSE, _CONTEXT, _SUPPRESS = (
+    BaseException.__dict__[name] for name in ("__dict__", "args", "__cause__", "__context__", "__suppress_context__")
+)
+"""Set past whatever ``__setattr__`` a class has."""
 _SLOT_WRAPPERS = (type(object.__init__), type(object.__new__))
 
 
@@ -50,7 +60,7 @@ def decode_item(data: bytes | memoryview, classes: Classes = ANY_OWN) -> Any:
         alive = revive if classes is ANY_OWN else functools.partial(revive, classes=classes)
         return decode(data[1:], alive, classes.find, records=show_records.get())
     if status == _RAISED:
-        return Failure(revive(decode_exception(data[1:], classes.find), classes))
+        return Failure(_raised(decode_exception(data[1:], classes.find), classes))
     if status == _ENDED:
         try:
             return Failure(WireError.model_validate_json(bytes(data[1:])).to_error())
@@ -59,36 +69,45 @@ def decode_item(data: bytes | memoryview, classes: Classes = ANY_OWN) -> Any:
     raise ProtocolError(f"a result has the unknown status {status}")
 
 
-def revive(data: ExceptionData, classes: Classes = ANY_OWN) -> Exception:
-    """The exception that ``data`` describes: its own type where that is known here, else RemoteError.
+def revive(data: ExceptionData, classes: Classes = ANY_OWN) -> BaseException:
+    """The exception that ``data`` describes, as a value: its own type where that is known here, else RemoteError.
 
-    Notes and the remote traceback come along as notes; cause, context and the members of a group as exceptions.
+    Notes and the remote traceback come along as notes; cause, context and the members of a group as exceptions. No code of
+    its class is run.
     """
-    error = _chained(data, classes)
+    return _chained(data, classes, BaseException)
+
+
+def _raised(data: ExceptionData, classes: Classes) -> Exception:
+    # SystemExit or KeyboardInterrupt of a car must not end the caller.
+    error = _chained(data, classes, Exception)
+    assert isinstance(error, Exception), error
+    return error
+
+
+def _chained(data: ExceptionData, classes: Classes, most: type[BaseException]) -> BaseException:
+    error = _bare(data, classes, most)
+    notes = list(data.notes)
     if isinstance(error, ModuleNotFoundError):
-        error.add_note(_NO_PACKAGES)
+        notes.append(_NO_PACKAGES)
     if data.traceback:
-        error.add_note(f"Remote traceback:\n{data.traceback.rstrip()}")
-    return error
-
-
-def _chained(data: ExceptionData, classes: Classes) -> Exception:
-    error = _bare(data, classes)
-    for note in data.notes:
-        error.add_note(note)
+        notes.append(f"Remote traceback:\n{data.traceback.rstrip()}")
+    if notes:
+        _DICT.__get__(error)["__notes__"] = notes
     if data.cause is not None:
-        error.__cause__ = _chained(data.cause, classes)
+        _CAUSE.__set__(error, revive(data.cause, classes))
     if data.context is not None:
-        error.__context__ = _chained(data.context, classes)
-    error.__suppress_context__ = data.suppress or data.cause is not None
+        _CONTEXT.__set__(error, revive(data.context, classes))
+    _SUPPRESS.__set__(error, data.suppress or data.cause is not None)
     return error
 
 
-def _bare(data: ExceptionData, classes: Classes) -> Exception:
+def _bare(data: ExceptionData, classes: Classes, most: type[BaseException]) -> BaseException:
     if data.code in BY_CODE:
         return from_code(data.code, data.message, data.hint)
-    kind = _find_type(data.module, data.qualname, classes)
-    if kind is not None:
+    name = (data.module, data.qualname)
+    kind = _find_type(*name, classes) or _find_type(*_EARLIER.get(name, name), classes)
+    if kind is not None and issubclass(kind, most):
         args = data.args if data.args is not None else (data.message,)
         error = _instance(kind, tuple(_revived(arg, classes) for arg in args))
         if error is not None:
@@ -102,13 +121,13 @@ def _revived(arg: Any, classes: Classes) -> Any:
     """An argument with the exceptions in it: those of an exception group lie in a list."""
     if type(arg) in (list, tuple):
         return type(arg)([_revived(one, classes) for one in arg])
-    return _chained(arg, classes) if isinstance(arg, ExceptionData) else arg
+    return revive(arg, classes) if isinstance(arg, ExceptionData) else arg
 
 
-def _add_attributes(error: Exception, attributes: dict[str, Any]) -> None:
+def _add_attributes(error: BaseException, attributes: dict[str, Any]) -> None:
     """What the exception had besides its arguments. Nothing of its class is hidden, no property or hook is run."""
     slots = {name: kind for kind, names in SLOTS.items() if isinstance(error, kind) for name in names}
-    own = BaseException.__dict__["__dict__"].__get__(error)
+    own = _DICT.__get__(error)
     for name, value in attributes.items():
         if name in slots:
             slot = slots[name].__dict__.get(name)
@@ -120,26 +139,25 @@ def _add_attributes(error: Exception, attributes: dict[str, Any]) -> None:
                 own[name] = value
 
 
-def _find_type(module: str, qualname: str, classes: Classes) -> type[Exception] | None:
+def _find_type(module: str, qualname: str, classes: Classes) -> type[BaseException] | None:
     """An exception class by name: one of ``classes``, or of a module that is imported already. No hook is run."""
     found: Any = None if module == "builtins" else classes.find(0, module, qualname)
     if found is None:
         found = builtins if module == "builtins" else sys.modules.get(module)
         for part in qualname.split("."):
             found = None if found is None else getattr(found, "__dict__", {}).get(part)
-    # SystemExit or KeyboardInterrupt of a car must not end the caller.
-    return found if isinstance(found, type) and issubclass(found, Exception) else None
+    return found if isinstance(found, type) and issubclass(found, BaseException) else None
 
 
-def _instance(kind: type[Exception], args: tuple[Any, ...]) -> Exception | None:
+def _instance(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException | None:
     """An exception of ``kind`` with ``args``, made by C code alone: the class's own constructors don't run."""
     base = next(one for one in kind.__mro__ if isinstance(one.__dict__.get("__new__"), _SLOT_WRAPPERS))
     try:
-        error: Exception = base.__new__(kind, *args)
+        error: BaseException = base.__new__(kind, *args)
         if isinstance(kind.__init__, _SLOT_WRAPPERS):
             kind.__init__(error, *args)
         else:
-            error.args = args
+            _ARGS.__set__(error, args)
     except Exception:  # the arguments don't fit the class: shown as RemoteError instead
         return None
     return error

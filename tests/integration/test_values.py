@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import subprocess
 import sys
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -38,6 +40,32 @@ def test_a_class_that_nobody_here_knows_is_named_with_its_path() -> None:
         "result['a'][0] is of class tests.integration.value_functions.local_class.<locals>"
     )
     assert "return a dict" in caught.value.hint
+
+
+def test_classes_that_travelled_by_value_come_back_as_themselves() -> None:
+    @dataclass(frozen=True)
+    class Local:
+        x: int
+
+    class Mood(enum.Enum):
+        GOOD = 1
+
+    @fleet.function
+    def make(count: int):  # type: ignore[no-untyped-def]
+        return {Local(n): Mood.GOOD for n in range(count)}
+
+    assert make.remote(2) == {Local(0): Mood.GOOD, Local(1): Mood.GOOD}
+
+    @dataclass
+    class Late:
+        y: list[int]
+
+    @fleet.function
+    def same_again(value: object) -> object:
+        return [value]
+
+    assert same_again.remote(1) == [1]
+    assert same_again.remote(Late([2])) == [Late([2])]
 
 
 def test_exceptions_bring_what_they_carry() -> None:

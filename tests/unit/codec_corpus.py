@@ -139,7 +139,7 @@ class Open(pydantic.BaseModel, extra="allow"):
     a: int = 1
 
 
-class SoldOut(Exception):
+class SoldOut(Traps, Exception):
     def __init__(self, what: str, left: int) -> None:
         ran.append("exception init")
         super().__init__(f"{what}: {left}")

@@ -144,6 +144,7 @@ MALFORMED = {
     "shape too large": tag(k.NDARRAY, e("<f8"), e((2**40,)), e(b"12345678")),
     "shape of -1": tag(k.NDARRAY, e("<f8"), e((-5,)), e(b"12345678")),
     "shape of text": tag(k.NDARRAY, e("<f8"), e("a"), e(b"12345678")),
+    "strings of no size": tag(k.NDARRAY, e("<U0"), e((10**12,)), e(b"")),
     "empty but large": tag(k.NDARRAY, e("<f8"), e((2**40,)), e(b"")),
     "scalar of two": tag(k.NUMPY_SCALAR, e("<f8"), e(bytes(16))),
     "an exception of nothing": tag(k.EXCEPTION),

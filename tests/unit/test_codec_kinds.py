@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import collections
 import enum
 import fractions
@@ -20,7 +21,7 @@ import fleet
 from fleet._results import Failure, decode_item
 from fleet.protocol import _encode
 from fleet.protocol._decode import Decoder
-from fleet.protocol.codec import decode, encode, encode_exception
+from fleet.protocol.codec import ExceptionData, decode, encode, encode_exception
 from fleet.protocol.errors import ProtocolError, ResultNotPortable
 from tests.unit import codec_corpus as corpus
 from tests.unit.codec_corpus import CLASSES, Colour, Item, Pair, Point, Slotted, same
@@ -345,6 +346,20 @@ def test_the_whole_chain_comes_along() -> None:
     assert (
         repr(second.__context__) == "KeyError('first')" and met.__suppress_context__ and not second.__suppress_context__
     )
+
+
+def test_what_no_handler_catches_may_be_a_cause_or_a_value_but_is_not_raised() -> None:
+    error = TimeoutError()
+    error.__cause__ = asyncio.CancelledError()
+    assert isinstance(caught(error).__cause__, asyncio.CancelledError)
+    assert isinstance(back([KeyboardInterrupt()])[0], KeyboardInterrupt)
+    assert isinstance(caught(KeyboardInterrupt()), fleet.RemoteError)
+
+
+def test_exceptions_that_were_renamed_since_are_found_under_their_earlier_name() -> None:
+    data = encode(ExceptionData("re", "PatternError", "bad", ("bad",)), prefix=b"\1")
+    failure = decode_item(data)
+    assert isinstance(failure, Failure) and isinstance(failure.error, re.error)
 
 
 def test_raised_from_none_shows_no_context() -> None:

@@ -116,12 +116,15 @@ def _manifest(app: str, function: str) -> Manifest:
 
 def _print_outcome(work: Callable[[], Any], name: str, as_json: bool) -> None:
     """Run ``work``; what the function itself raised is shown with its remote traceback, then said in one sentence."""
+    from fleet._classes import records
+
     try:
-        value = work()
-        if isinstance(value, Iterator):
-            for item in value:
-                show.item(item, as_json)
-            return
+        with records():  # There may be no class here for what a deployed function returns.
+            value = work()
+            if isinstance(value, Iterator):
+                for item in value:
+                    show.item(item, as_json)
+                return
     except FleetError:
         raise
     except Exception as error:

@@ -40,17 +40,16 @@ def data(value: Any) -> None:
 
 def _print(text: str) -> None:
     """On stdout; what UTF-8 lacks (lone surrogates) shows escaped."""
-    print(text.encode("utf-8", "backslashreplace").decode())
+    print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
 
 
 def _plain(value: Any) -> Any:
     """``value`` of what JSON has: objects as their fields, sets as lists, odd keys as text."""
-    dump = getattr(value, "model_dump", None)
-    if dump is not None:
-        return dump(mode="json")
-    fields = getattr(value, "_asdict", None)
-    if fields is not None:
-        return _plain(fields())
+    kind: Any = type(value)
+    if hasattr(kind, "model_dump"):
+        return value.model_dump(mode="json")
+    if hasattr(kind, "_asdict"):
+        return _plain(value._asdict())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name, None)) for field in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
@@ -76,9 +75,9 @@ def result(value: Any, as_json: bool) -> None:
 def item(value: Any, as_json: bool) -> None:
     """One of many that a generator yields, as it comes: a line of its own."""
     if as_json:
-        print(json.dumps(value, ensure_ascii=False, default=_plain), flush=True)
+        _print(json.dumps(_plain(value), ensure_ascii=False, default=str))
     else:
-        print(value if isinstance(value, str) else repr(value), flush=True)
+        _print(value if isinstance(value, str) else repr(value))
 
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:

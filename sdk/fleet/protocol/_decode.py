@@ -179,7 +179,9 @@ class Decoder:
     def mapping(self, count: int, depth: int) -> dict[Any, Any]:
         """A dict, entry by entry. The same short keys come again and again in data, and are made once."""
         self.room(
-            2 * count, depth, (_DICT_COSTS[count] if count < 128 else k.dict_cost(count)) + 2 * k.NUMBER_COST * count
+            2 * count,
+            depth,
+            (_DICT_COSTS[count] if count < k.SMALL_DICT else k.dict_cost(count)) + k.NUMBER_COST * count,
         )
         data, value, known, depth = self.data, self.value, self.keys.get, depth + 1
         is_bytes = type(data) is bytes
@@ -193,6 +195,9 @@ class Decoder:
                 key = known(raw if is_bytes else bytes(raw))  # type: ignore[arg-type]
                 keys.append(self.new_key(at, end) if key is None else key)
             else:
+                self.left -= k.NUMBER_COST
+                if self.left < 0:
+                    self.charge(0)
                 keys.append(value(depth))
             items.append(value(depth))
         return self.dict_of(keys, items)

@@ -26,12 +26,16 @@ class Refused(Exception):
         self.reason = reason
 
 
+class TooLarge(Refused):
+    """Internal: the value as a whole is too large; looking for the place would take as long again."""
+
+
 def check_room(count: int, out: Out, depth: int) -> None:
     """Refused where so many more values, at ``depth``, are too many or too deep."""
     if depth >= CODEC_DEPTH_MAX:
         raise Refused(f"nested more than {CODEC_DEPTH_MAX} deep")
     if len(out) + count > CODEC_VALUES_MAX:
-        raise Refused
+        raise TooLarge
 
 
 TAG = {kind: bytes((0xD4, k.EXT_KIND, kind)) for kind in k.KINDS}
@@ -177,13 +181,13 @@ def _dict(value: dict[Any, Any], out: Out, depth: int) -> None:
     size = len(value)
     if depth >= CODEC_DEPTH_MAX or len(out) + 2 * size > CODEC_VALUES_MAX:
         check_room(2 * size, out, depth)
-    out[0] += _DICT_COSTS[size] if size < 128 else k.dict_cost(size)
+    out[0] += _DICT_COSTS[size] if size < k.SMALL_DICT else k.dict_cost(size)
     if size >= k.PACKED_MIN and depth + 1 < CODEC_DEPTH_MAX and countOf(map(type, value), str) == size:
         open_tagged(k.COLUMNS, 2, k.OBJECT_COST, out, depth)
         write_list(list(value), out, depth + 1)
         write_list(list(value.values()), out, depth + 1)
         return
-    out[0] += 2 * k.NUMBER_COST * size + (k.HASH_COST * size if size > k.CHECKED_MIN else 0)
+    out[0] += k.NUMBER_COST * size + (k.HASH_COST * size if size > k.CHECKED_MIN else 0)
     out.append(_DICT_HEADS[size] if size < 16 else _U32(0xDF, size))
     write_pairs(value, out, depth + 1)
 
@@ -199,6 +203,7 @@ def write_pairs(value: dict[Any, Any], out: Out, depth: int) -> None:
             else:
                 append(data)
         else:
+            out[0] += k.NUMBER_COST
             find(type(key), other)(key, out, depth)
         kind = type(item)
         if kind is str and len(item) < 32 and item.isascii():
@@ -275,6 +280,9 @@ def encode(value: Any, name: str = "result", prefix: bytes = b"") -> bytes:
         # Whatever is larger than a number is charged for at least its size: below this, nothing else can be too large.
         if out[0] + k.SHORT_COST * len(out) > k.GRACE_BYTES:
             _pad(out)
+    except TooLarge:
+        most = f"{PAYLOAD_BYTES_MAX >> 20} MiB or {CODEC_VALUES_MAX:,} values"
+        raise ResultNotPortable(f"{name} takes more than {most}") from None
     except (Refused, RecursionError) as error:
         from fleet.protocol._not_portable import explain  # Here: it builds on this module.
 
@@ -292,7 +300,7 @@ def _pad(out: Out) -> None:
         size += len(padding)
         out.append(padding)
     if size > PAYLOAD_BYTES_MAX:
-        raise Refused
+        raise TooLarge
 
 
 def _cost_of_short_strs(out: Out) -> int:

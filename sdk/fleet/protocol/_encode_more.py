@@ -48,7 +48,7 @@ FACTORIES: dict[str, Any] = {
 """What a defaultdict may call: they are data as well."""
 MEMORY_FORMATS = frozenset("bBhHiIqQfdc?")
 """Formats of the same size everywhere."""
-NUMPY_TYPES = re.compile(r"[<>|=]?[biufcmMSU][0-9]*(\[[0-9]*[a-zA-Z]+(/[0-9]+)?\])?\Z")
+NUMPY_TYPES = re.compile(r"[<>|=]?[biufcmMSU][1-9][0-9]*(\[[0-9]*[a-zA-Z]+(/[0-9]+)?\])?\Z")
 PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 ADDRESSES = ("IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network", "IPv4Interface", "IPv6Interface")
 _EXTENDED = (int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset)

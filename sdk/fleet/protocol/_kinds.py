@@ -79,17 +79,20 @@ INSTANCE_COST = 128
 """Of a class, besides its dict and fields."""
 OBJECT_COST = 1024
 """Anything else, besides its fields."""
+SMALL_DICT = 128
 CHECKED_MIN, HASH_COST = 64, 48
 """Larger tables are checked for crafted hashes, which takes a list of them."""
 SHORT_COST = TEXT_COST + 31
 
 
 def dict_cost(entries: int) -> int:
-    """A dict of so many: its table, the one before it while it grows, and lists of keys and values to make it from.
+    """The table of a dict: a power of two of places, two thirds of them in use. What is in it is charged besides.
 
-    What the entries themselves take is charged besides. (A table has a power of two of places, two thirds of them in use.)
+    A large one besides the table before it, while it grows, and the lists of keys and values that it is made from.
     """
     places = 1 << (entries * 3 // 2).bit_length()
+    if entries < SMALL_DICT:
+        return 104 + max(places, 8) * 17
     return 200 + places * (30 if places > 0x10000 else 27) + 18 * entries
 
 
@@ -99,4 +102,4 @@ def set_cost(members: int) -> int:
     return SET_COST + (each + (HASH_COST if members > CHECKED_MIN else 0)) * members
 
 
-DICT_COSTS = [dict_cost(entries) for entries in range(128)]
+DICT_COSTS = [dict_cost(entries) for entries in range(SMALL_DICT)]

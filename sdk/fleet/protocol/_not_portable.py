@@ -10,8 +10,9 @@ from typing import Any
 from fleet.protocol import _kinds as k
 from fleet.protocol._encode import WRITERS, Refused
 from fleet.protocol._encode_more import EXACT, parts_of, sort_of, writer_of
-from fleet.protocol.limits import CODEC_DEPTH_MAX, CODEC_VALUES_MAX, PAYLOAD_BYTES_MAX
+from fleet.protocol.limits import CODEC_DEPTH_MAX
 
+_LOOKED_AT_MAX = 1_000_000
 _PAIRS = (dict, collections.OrderedDict, collections.Counter, collections.defaultdict)
 _ROWS = (list, tuple, collections.deque)
 _WAYS_OUT = {
@@ -48,15 +49,13 @@ def explain(value: Any, name: str, reason: str) -> str:
             return f"{path} contains itself"
         if len(above) > CODEC_DEPTH_MAX:
             return f"{path[:60]}... is nested more than {CODEC_DEPTH_MAX} deep"
-        if seen > CODEC_VALUES_MAX:
+        if seen > _LOOKED_AT_MAX:
             break
         why = _why(part)
         if why:
             return f"{path} is {why}"
         stack += reversed([(inner, inner_path, (*above, id(part))) for inner, inner_path in _inside(part, path)])
-    if reason:
-        return f"{name} is {reason}"
-    return f"{name} takes more than {PAYLOAD_BYTES_MAX >> 20} MiB or {CODEC_VALUES_MAX:,} values"
+    return f"{name} is {reason or 'too deep, or holds what is no data'}"
 
 
 def _why(part: Any) -> str:

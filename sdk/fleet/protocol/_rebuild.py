@@ -19,30 +19,53 @@ from fleet.protocol._encode_more import PYDANTIC_PARTS, class_attribute, declare
 from fleet.protocol.errors import ProtocolError
 
 _PLAIN = (type(None), bool, int, float, str, bytes, tuple, list, dict, set, frozenset)
+_NAME_CHARS_MAX = 200
 _Setter = Callable[[Any, Any], None]
 
 
 class Record:
     """An instance of a class that isn't known here: its name and its attributes, for people to look at."""
 
-    def __init__(self, name: str, attributes: dict[str, Any] | None) -> None:
-        self.__class_name__ = name
-        self.__is_name__ = attributes is None
-        self.__dict__.update(attributes or {})
+    __slots__ = ("_attributes", "_name")
+
+    def __init__(self, name: str, attributes: dict[str, Any]) -> None:
+        self._name = name
+        self._attributes = attributes
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._attributes[name]
+        except KeyError:
+            raise AttributeError(name) from None
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items())
-        return self.__class_name__ if self.__is_name__ else f"{self.__class_name__}({shown})"
+        return f"{self._name}({', '.join(f'{name}={value!r}' for name, value in self._attributes.items())})"
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is Record and self.__dict__ == other.__dict__
+        return type(other) is Record and (self._name, self._attributes) == (other._name, other._attributes)
 
     def __hash__(self) -> int:
-        return hash((self.__class_name__, *self.__dict__))
+        return hash((self._name, *self._attributes.items()))
 
     def _asdict(self) -> dict[str, Any]:
         """Its attributes."""
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("__")}
+        return self._attributes
+
+
+class RecordMember:
+    """A member of an Enum that isn't known here: its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is RecordMember and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 class Shape:
@@ -65,7 +88,8 @@ class Shape:
     @property
     def full_name(self) -> str:
         """``Item``, ``shop.Item``."""
-        return self.label if self.module in ("", "__main__", "builtins") else f"{self.module}.{self.label}"
+        full = self.label if self.module in ("", "__main__", "builtins") else f"{self.module}.{self.label}"
+        return full if len(full) <= _NAME_CHARS_MAX else full[:_NAME_CHARS_MAX] + "..."
 
     def resolve(self, kind: type | None) -> None:
         """Take ``kind`` for it; if it doesn't fit, ``sentence`` says why."""
@@ -237,7 +261,7 @@ def enum_member(decoder: Decoder, count: int, depth: int) -> Any:
     if kind is None:
         if not decoder.records:
             raise UnknownClass(at, shape.sentence)
-        return Record(f"{shape.label}.{name}" if name is not None else f"{shape.label}({number})", None)
+        return RecordMember(f"{shape.label}.{name}" if name is not None else f"{shape.label}({number})")
     if name is not None:
         member = kind.__dict__["_member_map_"].get(name)
     elif issubclass(kind, enum.Flag):
