@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fleet import _portable
+from fleet import _source
 from fleet._function import Function
 from fleet._source import NoSource
 from fleet._world import CannotTravel
@@ -127,7 +127,7 @@ def _within(part: Part) -> Iterator[Part]:
 
 def _behind_function(function: Any) -> Iterator[Part]:
     who = f"function {function.__qualname__}"
-    names = _portable.names_used(function.__code__).globals
+    names = _source.names_used(function.__code__).globals
     for name in names:
         if name in function.__globals__ and name != "__builtins__":
             yield _global(who, name, function.__globals__[name])

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import ast
 import copyreg
-import dis
-import functools
 import io
 import pickle
 import sys
@@ -31,7 +29,6 @@ PROTOCOL = 5
 _REDUCE_EX: Any = object.__reduce_ex__
 _REDUCE: Any = object.__reduce__
 _PLAIN = (int, float, str, bytes, bool, type(None))
-_GLOBAL_NAMES = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 _NOT_CARRIED = frozenset({"__builtins__", "__name__", "__package__", "__annotations__", "__annotate__"})
 
 Known = Mapping[int, tuple[str, int, bytes | None]]
@@ -66,6 +63,11 @@ class Session:
         self.late = late
         self.refs = refs
         self.importable_main = importable_main
+        self._begin()
+
+    def _begin(self) -> None:
+        self.later: list[tuple[types.FunctionType, dict[str, Any]]] | None = None
+        """Functions whose state comes after the value, where one leads to the next without end."""
         self.members: list[Any] = []
         self.classes: dict[tuple[str, str], type] = {}
         self._numbers: dict[int, int] = {}
@@ -76,9 +78,23 @@ class Session:
         self._sets: dict[int, int] = {}
 
     def dumps(self, value: Any) -> bytes:
-        """The pickle of ``value``."""
+        """The pickle of ``value``; of a group that is too deep for one, several in a row."""
         out = io.BytesIO()
-        (_Sorting if self.numbered else _Portable)(out, self).dump(value)
+        if not self.numbered:
+            _Portable(out, self).dump(value)
+            return out.getvalue()
+        try:
+            _Sorting(out, self).dump(value)
+        except RecursionError:
+            self._begin()
+            self.later = []
+            out = io.BytesIO()
+            pickler = _Sorting(out, self)
+            pickler.dump(value)
+            while self.later:
+                states, self.later = self.later, []
+                for state in states:
+                    pickler.dump(state)
         return out.getvalue()
 
     def number(self, obj: Any) -> int | None:
@@ -124,7 +140,7 @@ class Session:
     def imported_in(self, function: types.FunctionType, place: _source.Place) -> None:
         """Note the own modules that a function's body imports."""
         package = str(function.__globals__.get("__package__") or "")
-        used = (function.__globals__.get(name) for name in names_used(function.__code__).globals)
+        used = (function.__globals__.get(name) for name in _source.names_used(function.__code__).globals)
         if any(is_reader(value) for value in used) or mentions_reader(place.text.encode()):
             self.world.read |= {name or package for name in names_in(_source.tree_of(place))} - {""}
         for name in imports_in(_source.tree_of(place), package):
@@ -172,12 +188,24 @@ def take_class(session: Session, obj: type) -> Any:
         return _rebuild.member, known
     if obj in _portable_kinds.UNNAMED_TYPES:
         return _rebuild_kinds.builtin_type, (_portable_kinds.UNNAMED_TYPES[obj],)
+    public = _public_home(obj)
+    if public is not None:
+        return getattr, (public, obj.__name__)
     if obj.__module__ == "builtins" or session.world.by_name(obj, f"the class {obj.__module__}.{obj.__qualname__}"):
         return NotImplemented
     if session.late is not None:
         return _rebuild.member, session.late(obj)
     session.classes[obj.__module__, obj.__qualname__] = obj
     return _portable_classes.take_apart(session, obj)
+
+
+def _public_home(obj: type) -> types.ModuleType | None:
+    """The package above a private module of the standard library that has the class, too: private ones come and go."""
+    package, _, last = obj.__module__.rpartition(".")
+    if not package or not last.startswith("_") or package.partition(".")[0] not in sys.stdlib_module_names:
+        return None
+    found = sys.modules.get(package)
+    return found if getattr(found, obj.__name__, None) is obj else None
 
 
 def take_function(session: Session, obj: types.FunctionType) -> Any:
@@ -223,7 +251,12 @@ def _by_source(session: Session, obj: types.FunctionType) -> Any:
         state["cells"] = [(cell, cell.cell_contents) for cell in fresh if not _portable_classes.is_empty(cell)]
     if not is_real:
         state.update(_globals_used(session, obj, _source.tree_of(place)))
-    arguments = (session.number(obj), made, space, cells)
+    arguments: tuple[Any, ...] = (session.number(obj), made, space)
+    if cells:
+        arguments += (cells, code.co_freevars)
+    if session.later is not None:
+        session.later.append((obj, state))
+        return _rebuild.function, arguments
     return _rebuild.function, arguments, state, None, None, _rebuild.set_function
 
 
@@ -265,7 +298,7 @@ def _globals_used(session: Session, obj: types.FunctionType, tree: ast.AST) -> d
     where = obj.__globals__
     found: list[tuple[str, Any]] = []
     below: set[str] = set()
-    names = names_used(obj.__code__)
+    names = _source.names_used(obj.__code__)
     for name in names.globals:
         if name not in where or name in _NOT_CARRIED:
             continue
@@ -295,34 +328,6 @@ def _submodules(session: Session, module: types.ModuleType, names: frozenset[str
     for name in list(sys.modules):
         if name.startswith(start) and names.issuperset(name[len(start) :].split(".")) and session.world.has(name):
             yield name
-
-
-class Names:
-    """Names in a code object and those nested in it: ``globals`` sorted, ``all`` with attributes."""
-
-    __slots__ = ("all", "globals")
-
-    globals: tuple[str, ...]
-    all: frozenset[str]
-
-    def __init__(self, code: types.CodeType) -> None:
-        found, every = set(), set(code.co_names)
-        for one in dis.get_instructions(code):
-            if one.opname in _GLOBAL_NAMES:
-                found.add(one.argval)
-        for constant in code.co_consts:
-            if isinstance(constant, types.CodeType):
-                inner = names_used(constant)
-                found.update(inner.globals)
-                every |= inner.all
-        self.globals = tuple(sorted(found))
-        self.all = frozenset(every)
-
-
-@functools.lru_cache(maxsize=4096)
-def names_used(code: types.CodeType) -> Names:
-    """The names that a function refers to."""
-    return Names(code)
 
 
 def take_fleet_function(session: Session, obj: Function[..., Any]) -> Any:

@@ -28,6 +28,7 @@ def take_apart(world: World, cls: type, attributes: dict[str, Any]) -> dict[str,
             f"the attrs class {cls.__qualname__}",
             "needs attrs on the car",
             'give the function packages=["attrs"], or make it a dataclass',
+            about=cls,
         )
     written = {name for name, value in attributes.items() if _is_written(value)}
     frozen = getattr(vars(cls).get("__setattr__"), "__name__", "") == "_frozen_setattrs"
@@ -37,7 +38,6 @@ def take_apart(world: World, cls: type, attributes: dict[str, Any]) -> dict[str,
         "eq": "__eq__" in written,
         "order": "__lt__" in written,
         "frozen": frozen,
-        "slots": False,
         "match_args": "__match_args__" in attributes,
     }
     if "__hash__" in written and not (params["eq"] and frozen):
@@ -48,13 +48,18 @@ def take_apart(world: World, cls: type, attributes: dict[str, Any]) -> dict[str,
         params["on_setattr"] = [attr.setters.convert, attr.setters.validate]
     fields = [(one.name, _options(one)) for one in cls.__attrs_attrs__ if not one.inherited]  # type: ignore[attr-defined]
     drop = written | {"__attrs_attrs__", "__attrs_props__", "__attrs_own_setattr__", "__match_args__"}
+    drop |= {name for name in ("__getstate__", "__setstate__") if _home(attributes.get(name)) == "attr._make"}
     if params["eq"]:
         drop |= {"__ne__"} | ({"__hash__"} if attributes.get("__hash__", 0) is None else set())
     if frozen:
         drop |= {"__setattr__", "__delattr__"}
     for name in drop:
         attributes.pop(name, None)
-    return {"params": params, "fields": fields}
+    return {"params": params, "fields": fields, "slots": "__slots__" in vars(cls)}
+
+
+def _home(value: Any) -> str:
+    return str(getattr(value, "__globals__", {}).get("__name__", ""))
 
 
 def _options(field: Any) -> dict[str, Any]:

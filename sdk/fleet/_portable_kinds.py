@@ -65,6 +65,19 @@ def _dispatch_method(_session: Session, obj: Any) -> Any:
     return _rebuild_kinds.dispatch_method, (obj.func, obj.dispatcher)
 
 
+def _context_manager(_session: Session, obj: Any) -> Any:
+    """What a generator function under ``contextlib.contextmanager`` gave, if it has not been entered."""
+    is_async = isinstance(obj, contextlib._AsyncGeneratorContextManager)
+    name = "ag_frame" if is_async else "gi_frame"
+    frame = getattr(obj.gen, name, None)
+    new = obj.func(*obj.args, **obj.kwds)  # runs nothing of it
+    if (
+        frame is None or getattr(new, name).f_lasti != frame.f_lasti
+    ):  # one that has not begun stands where a new one does
+        raise CannotTravel("a context manager that was entered", "can't travel", "make it inside the function")
+    return _rebuild_kinds.context_manager, (is_async, obj.func, obj.args, obj.kwds)
+
+
 def _forward_ref(_session: Session, obj: Any) -> Any:
     return typing.ForwardRef, (obj.__forward_arg__,)
 
@@ -118,6 +131,9 @@ def _variable(session: Session, obj: Any) -> Any:
     options: dict[str, Any] = {}
     args: tuple[Any, ...] = ()
     kind = type(obj).__name__
+    if kind == "TypeAliasType" and not obj.__type_params__:  # it may refer to itself
+        arguments = (session.number(obj), name, home)
+        return _rebuild_kinds.type_alias, arguments, obj.__value__, None, None, _rebuild_kinds.set_type_alias
     if kind == "NewType":
         args = (obj.__supertype__,)
     elif kind == "TypeAliasType":
@@ -173,6 +189,8 @@ TAKE: dict[type, Callable[[Any, Any], Any]] = {
     functools.cached_property: _cached_property,
     functools.singledispatchmethod: _dispatch_method,
     typing.ForwardRef: _forward_ref,
+    contextlib._GeneratorContextManager: _context_manager,
+    contextlib._AsyncGeneratorContextManager: _context_manager,
     type(functools.lru_cache(operator.neg)): _cached,
     type({}.keys()): _keys,
     type({}.values()): _values,

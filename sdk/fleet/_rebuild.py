@@ -44,8 +44,8 @@ _program_classes: dict[str, Any] = {}
 class _Unpickler(pickle.Unpickler):
     """Knows the sets of ``_portable`` (sorted, so that bytes are the same in every run), and what stands in."""
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data))
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream)
         self._sets: dict[int, Any] = {}
 
     def persistent_load(self, pid: Any) -> Any:
@@ -90,7 +90,11 @@ def _load(group: str, data: bytes) -> Any:
     marked: dict[str, Any] = {}
     _loading.append((group, members, marked))
     try:
-        value = _Unpickler(data).load()
+        stream = io.BytesIO(data)
+        unpickler = _Unpickler(stream)
+        value = unpickler.load()
+        while stream.tell() < len(data):  # what one pickle could not hold: it would have been too deep
+            set_function(*unpickler.load())
         if group == PROGRAM:
             _program_classes.update(marked)
         # Only a whole group is kept: what failed to load fails again, with the same words.
@@ -140,10 +144,14 @@ class Segment:
 
     def __init__(self, text: str, first_line: int, indented: bool, file: str) -> None:
         self.file = file
-        # Lines keep their number and their indentation, so that tracebacks are right.
-        head = "\n" * (first_line - 2) + "if 1:\n" if indented else "\n" * (first_line - 1)
-        tree = ast.parse(head + text, file)
-        self.functions = list(_functions(tree))
+        # Lines keep their indentation, and code objects get their line numbers, so that tracebacks are right.
+        self.lines_before = first_line - 2 if indented else first_line - 1
+        text = f"if 1:\n{text}" if indented else text
+        self.functions = list(_functions(ast.parse(text, file)))
+        if any(isinstance(one, ast.ClassDef) for node, _ in self.functions for one in _statements(node)):
+            # The body of a class in a function has its line as a constant: the parser must know it.
+            self.functions = list(_functions(ast.parse("\n" * self.lines_before + text, file)))
+            self.lines_before = 0
         self._made: dict[tuple[Any, ...], types.CodeType] = {}
 
     def code(
@@ -165,7 +173,7 @@ class Segment:
             if owner is not None:
                 made = _inner(made, owner)
             made = _inner(made, getattr(node, "name", "<lambda>"))
-            made = _renamed(made, made.co_qualname, qualname)
+            made = _placed(made, made.co_qualname, qualname, self.lines_before)
             self._made[key] = made.replace(co_flags=made.co_flags | flags & ITERABLE_COROUTINE)
         return self._made[key]
 
@@ -188,6 +196,18 @@ def _functions(tree: ast.AST) -> Iterator[tuple[_FunctionNode, str | None]]:
             elif isinstance(value, ast.AST) and value._fields:
                 below.append((value, owner))
         waiting.extend(reversed(below))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """What is below a node, expressions left out."""
+    waiting: list[Any] = [node]
+    while waiting:
+        node = waiting.pop()
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            below = getattr(node, name, None)
+            if type(below) is list:
+                waiting += below
+                yield from below
 
 
 def _alone(node: _FunctionNode, owner: str | None, free: tuple[str, ...]) -> ast.Module:
@@ -233,20 +253,20 @@ def _bare(argument: ast.arg) -> ast.arg:
     return ast.copy_location(ast.arg(argument.arg), argument)
 
 
-def _renamed(code: types.CodeType, old: str, new: str) -> types.CodeType:
-    """With qualified names as they were where the function stood, those of functions and classes within it too."""
-    if old == new:
-        return code
+def _placed(code: types.CodeType, old: str, new: str, lines_before: int) -> types.CodeType:
+    """With lines and qualified names as they were where the function stood, those of what is within it too."""
     name = new + code.co_qualname.removeprefix(old)
     is_class = "__qualname__" in code.co_names  # whose body has its own name as a constant
     consts: list[Any] = []
     for one in code.co_consts:
         if isinstance(one, types.CodeType):
-            one = _renamed(one, old, new)
+            one = _placed(one, old, new, lines_before)
         elif is_class and one == code.co_qualname:
             one = name
         consts.append(one)
-    return code.replace(co_qualname=name, co_consts=tuple(consts))
+    # The table of lines counts from the first.
+    first_line = code.co_firstlineno + lines_before
+    return code.replace(co_qualname=name, co_consts=tuple(consts), co_firstlineno=first_line)
 
 
 def _inner(code: types.CodeType, name: str) -> types.CodeType:
@@ -268,13 +288,15 @@ def segment(text: str, first_line: int, indented: bool, file: str) -> Segment:
 def _show(file: str, first_line: int, text: str) -> None:
     """Let tracebacks find these lines of ``file``, beside those that are there already."""
     entry = linecache.cache.get(file)
-    lines = list(entry[2]) if entry is not None and len(entry) == 4 else []
+    if entry is not None and len(entry) != 4:  # a module of the bundle, which shows its whole file
+        return
+    lines = [] if entry is None else entry[2]
     new = text.splitlines(keepends=True)
     lines += ["\n"] * (first_line - 1 + len(new) - len(lines))
     for number, line in enumerate(new, first_line - 1):
         if not lines[number].strip():
             lines[number] = line if line.endswith("\n") else line + "\n"
-    linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
+    linecache.cache[file] = (0, None, lines, file)  # never looked for on disk
 
 
 def code(where: Segment, index: int, free: tuple[str, ...], flags: int, qualname: str) -> types.CodeType:
@@ -311,11 +333,18 @@ def module_globals(name: str) -> dict[str, Any]:
 
 
 def function(
-    number: int | None, made: types.CodeType, where: dict[str, Any], cells: tuple[types.CellType, ...]
+    number: int | None,
+    made: types.CodeType,
+    where: dict[str, Any],
+    cells: tuple[types.CellType, ...] = (),
+    free: tuple[str, ...] = (),
 ) -> types.FunctionType:
-    """A function without what may refer back to it (``set_function``)."""
+    """A function without what may refer back to it (``set_function``); ``cells`` of its ``free`` names."""
     found = known(number)
     if found is None:
+        if made.co_freevars != free:  # annotations that aren't evaluated count in some Pythons, and not in others
+            given = dict(zip(free, cells))
+            cells = tuple(given[name] for name in made.co_freevars)
         found = keep(number, types.FunctionType(made, where, None, None, cells or None))
     return cast("types.FunctionType", found)
 

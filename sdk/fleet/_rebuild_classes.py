@@ -196,12 +196,23 @@ def _set_dataclass(cls: Any, spec: dict[str, Any], notes: dict[str, Any]) -> Non
 
 
 def _set_attrs(cls: Any, spec: dict[str, Any]) -> None:
-    """Let attrs write the methods again."""
+    """Let attrs write the methods again. With slots it makes a class of its own: its methods are taken from that."""
     import attr  # of the function's packages
 
-    slots = {name: value for name, value in vars(cls).items() if isinstance(value, types.MemberDescriptorType)}
     these = {name: attr.ib(**options) for name, options in spec["fields"]}
-    made = cast("Any", attr.s(these=these, **spec["params"]))(cls)
-    assert made is cls, "attrs without slots=True patches the class"
-    for name, value in slots.items():
-        type.__setattr__(cls, name, value)
+    decorate = cast("Any", attr.s(these=these, slots=spec["slots"], **spec["params"]))
+    if not spec["slots"]:
+        made = decorate(cls)
+        assert made is cls, "attrs without slots=True patches the class"
+        return
+    own = {
+        name: value
+        for name, value in vars(cls).items()
+        if not isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType) and name != "__slots__"
+    }
+    with _no_hooks(cls.__bases__):
+        written = vars(decorate(type(cls)(cls.__name__, cls.__bases__, own)))
+    left_out = (types.MemberDescriptorType, types.GetSetDescriptorType)
+    for name, value in written.items():
+        if name not in own and name != "__slots__" and not isinstance(value, left_out):
+            type.__setattr__(cls, name, value)

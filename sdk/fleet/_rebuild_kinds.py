@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import types
 import typing
@@ -50,6 +51,31 @@ def dispatch_method(default: Any, dispatcher: Any) -> Any:
     made = functools.singledispatchmethod(default)
     made.dispatcher = dispatcher
     return made
+
+
+def context_manager(is_async: bool, raw: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """A context manager of a generator function, not entered yet."""
+    make = contextlib.asynccontextmanager if is_async else contextlib.contextmanager
+    return make(raw)(*args, **keywords)
+
+
+_held: dict[int, list[Any]] = {}
+
+
+def type_alias(number: int | None, name: str, home: str) -> Any:
+    """A ``type`` alias whose value comes later: it may refer to itself."""
+    found = _rebuild.known(number)
+    if found is None:
+        space: dict[str, Any] = {"__name__": home, "held": []}
+        exec(f"type {name} = held[0]", space)
+        found = _rebuild.keep(number, space[name])
+        _held[id(found)] = space["held"]
+    return found
+
+
+def set_type_alias(made: Any, value: Any) -> None:
+    """The value of an alias, looked at when it is asked for."""
+    _held[id(made)][:] = [value]
 
 
 def builtin_type(name: str) -> Any:

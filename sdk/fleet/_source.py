@@ -9,6 +9,9 @@ Errors: NoSource, whose text completes "Python keeps no source of f: ..." or say
 from __future__ import annotations
 
 import ast
+import bisect
+import dis
+import functools
 import linecache
 import os
 import sys
@@ -23,6 +26,7 @@ from fleet import _rebuild
 _NESTED = 0x10
 """CO_NESTED: set for every function that is compiled alone."""
 _STATEMENTS_KEPT_MAX = 512
+_GLOBAL_NAMES = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 
 
 class NoSource(Exception):
@@ -50,7 +54,7 @@ class Place:
 
 _places: dict[types.CodeType, list[tuple[types.CodeType, Place]]] = {}
 _segments: dict[tuple[str, int, bool, str], _rebuild.Segment] = {}
-_trees: dict[str, tuple[list[str], tuple[ast.Module, tuple[str, ...]]]] = {}
+_files: dict[str, Parsed] = {}
 _lock = threading.Lock()
 
 
@@ -136,11 +140,10 @@ def _command() -> str:
 
 
 def _search(code: types.CodeType, file: str, lines: list[str], shown: str) -> Place | None:
-    parsed = _tree(file, lines)
+    parsed = _parsed(file, lines)
     if parsed is None:
         return None
-    tree, imported = parsed
-    first, last, indented = _extent(tree, lines, code.co_firstlineno)
+    first, last, indented = _extent(parsed, lines, code.co_firstlineno)
     if not first:
         return None
     text = "".join(lines[first - 1 : last])
@@ -151,7 +154,7 @@ def _search(code: types.CodeType, file: str, lines: list[str], shown: str) -> Pl
         return None
     for index in _candidates(segment, code):
         try:
-            made = segment.code(index, code.co_freevars, code.co_flags, code.co_qualname, imported)
+            made = segment.code(index, code.co_freevars, code.co_flags, code.co_qualname, parsed.imported)
         except (SyntaxError, StopIteration):
             continue
         if _same(code, made):
@@ -159,19 +162,18 @@ def _search(code: types.CodeType, file: str, lines: list[str], shown: str) -> Pl
     return None
 
 
-def _tree(file: str, lines: list[str]) -> tuple[ast.Module, tuple[str, ...]] | None:
-    """A file's tree, and the names that it imports at its top level."""
-    known = _trees.get(file)
-    if known is not None and known[0] == lines:
-        return known[1]
+def _parsed(file: str, lines: list[str]) -> Parsed | None:
+    known = _files.get(file)
+    if known is not None and known.lines == lines:
+        return known
     try:
         tree = ast.parse("".join(lines), file)
     except (SyntaxError, ValueError):
         return None
-    if len(_trees) > 64:
-        _trees.clear()
-    _trees[file] = (lines, (tree, _imported(tree)))
-    return _trees[file][1]
+    if len(_files) > 64:
+        _files.clear()
+    _files[file] = Parsed(lines, tree)
+    return _files[file]
 
 
 def _imported(tree: ast.Module) -> tuple[str, ...]:
@@ -196,32 +198,56 @@ def _segment(key: tuple[str, int, bool, str]) -> _rebuild.Segment:
     return _segments[key]
 
 
-def _extent(tree: ast.Module, lines: list[str], line: int) -> tuple[int, int, bool]:
+def _extent(parsed: Parsed, lines: list[str], line: int) -> tuple[int, int, bool]:
     """First and last line of the statement that holds ``line``, whole lines alone; (0, 0, False) if there is none.
 
     Blocks of if, for, try and their kin are entered, so that a main block's other statements stay here.
     """
-    body: list[ast.stmt] = tree.body
+    spans = parsed.spans
     found = (0, 0, False)
     while True:
-        spans = [(_first(node), node.end_lineno or node.lineno, node) for node in body]
-        holding = [span for span in spans if span[0] <= line <= span[1]]
-        if not holding:
+        at = bisect.bisect_right(spans, line, key=lambda span: span.first) - 1
+        if at < 0 or spans[at].last < line:
             return found
-        first, last = holding[0][0], holding[-1][1]
-        sharing = True
-        while sharing:  # statements that share a line with these come along
-            near = [span for span in spans if span[0] <= last and span[1] >= first]
-            sharing = (near[0][0], near[-1][1]) != (first, last)
-            first, last = near[0][0], near[-1][1]
-        start = lines[first - 1][: near[0][2].col_offset]
+        low = high = at
+        # Statements that share a line with this one come along.
+        while low > 0 and spans[low - 1].last >= spans[low].first:
+            low -= 1
+        while high + 1 < len(spans) and spans[high + 1].first <= spans[high].last:
+            high += 1
+        first, last = spans[low].first, spans[high].last
+        start = lines[first - 1][: spans[low].column]
         if start.strip():
             return found  # behind a colon, on the line of its block
         found = (first, last, bool(start))
-        node = near[0][2]
-        if len(near) > 1 or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        node = spans[at].node
+        if low < high or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             return found
-        body = list(_blocks(node))
+        spans = [Span(one) for one in _blocks(node)]
+
+
+class Span:
+    """A statement and the lines that it covers, its decorators' too."""
+
+    __slots__ = ("column", "first", "last", "node")
+
+    def __init__(self, node: ast.stmt) -> None:
+        decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+        self.node = node
+        self.first = min([node.lineno, *(one.lineno for one in decorators)])
+        self.last = node.end_lineno or node.lineno
+        self.column = node.col_offset
+
+
+class Parsed:
+    """A file's top-level statements, and the names that it imports at its top level."""
+
+    __slots__ = ("imported", "lines", "spans")
+
+    def __init__(self, lines: list[str], tree: ast.Module) -> None:
+        self.lines = lines
+        self.spans = [Span(node) for node in tree.body]
+        self.imported = _imported(tree)
 
 
 def _blocks(node: ast.stmt) -> Iterator[ast.stmt]:
@@ -233,11 +259,6 @@ def _blocks(node: ast.stmt) -> Iterator[ast.stmt]:
                 yield inner
 
 
-def _first(node: ast.stmt) -> int:
-    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(one.lineno for one in decorators)])
-
-
 def _candidates(segment: _rebuild.Segment, code: types.CodeType) -> list[int]:
     """Functions of that name, those that start on the right line first."""
     near: list[int] = []
@@ -246,7 +267,7 @@ def _candidates(segment: _rebuild.Segment, code: types.CodeType) -> list[int]:
         if getattr(node, "name", "<lambda>") != code.co_name:
             continue
         decorators = getattr(node, "decorator_list", ())
-        line = decorators[0].lineno if decorators else node.lineno
+        line = segment.lines_before + (decorators[0].lineno if decorators else node.lineno)
         (near if line == code.co_firstlineno else far).append(index)
     return near or far
 
@@ -279,3 +300,31 @@ def _same_constant(one: Any, other: Any) -> bool:
     if isinstance(one, frozenset):
         return isinstance(other, frozenset) and one == other  # written in whatever order
     return type(one) is type(other) and repr(one) == repr(other)
+
+
+class Names:
+    """Names in a code object and those nested in it: ``globals`` sorted, ``all`` with attributes."""
+
+    __slots__ = ("all", "globals")
+
+    globals: tuple[str, ...]
+    all: frozenset[str]
+
+    def __init__(self, code: types.CodeType) -> None:
+        found, every = set(), set(code.co_names)
+        for one in dis.get_instructions(code):
+            if one.opname in _GLOBAL_NAMES:
+                found.add(one.argval)
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                inner = names_used(constant)
+                found.update(inner.globals)
+                every |= inner.all
+        self.globals = tuple(sorted(found))
+        self.all = frozenset(every)
+
+
+@functools.lru_cache(maxsize=4096)
+def names_used(code: types.CodeType) -> Names:
+    """The names that a function refers to."""
+    return Names(code)

@@ -79,10 +79,11 @@ def test_exceptions_come_back() -> None:
 def test_nothing_is_sent_that_cannot_run() -> None:
     with pytest.raises(fleet.WrongArguments, match=r"add\(\) missing 1 required positional argument: 'x'"):
         fn.add.remote()  # type: ignore[call-arg]
-    with pytest.raises(fleet.WrongArguments, match="argument 0"):
-        fn.identity.remote(lambda: 0)
-    with pytest.raises(fleet.DeployError, match="lambda"):
-        fleet.function(lambda x: x).remote(1)
+    with pytest.raises(fleet.WrongArguments, match=r"argument 0 is a _thread.lock"):
+        fn.identity.remote(threading.Lock())
+    lock = threading.Lock()
+    with pytest.raises(fleet.DeployError, match="uses the variable lock"):
+        fleet.function(lambda x: lock).remote(1)
 
 
 def test_retries_and_checkpoints() -> None:

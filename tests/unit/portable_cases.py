@@ -28,7 +28,7 @@ import types
 import typing
 import xml.etree.ElementTree
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 CASES: dict[str, Callable[[], Any]] = {}
 
@@ -278,6 +278,16 @@ async def gathered() -> Any:
         return x * FACTOR
 
     return await asyncio.gather(*[one(i) for i in range(3)]), [i async for i in ticks(3)]
+
+
+@tag("deco")
+def within(x: int) -> int:
+    return x + 1
+
+
+@case
+def context_managers_as_decorators() -> Any:
+    return within(1), within(2)
 
 
 @case
@@ -737,7 +747,7 @@ def inherited_data_classes() -> Any:
 def classes_made_there_with_annotations_as_texts() -> Any:
     @dataclasses.dataclass
     class Inner:
-        shared: typing.ClassVar[int] = 1
+        shared: ClassVar[int] = 1
         text: int | None = None
 
     return [one.name for one in dataclasses.fields(Inner)], str(typing.get_type_hints(Inner)["text"])

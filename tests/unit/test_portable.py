@@ -55,6 +55,7 @@ def test_every_feature_gives_the_same_in_a_newer_python(version: str, tmp_path: 
 
 GENERIC = """
 type Pairs[T] = list[tuple[T, T]]
+type Tree = int | list[Tree]
 
 class Stack[T]:
     def __init__(self) -> None:
@@ -70,7 +71,9 @@ def first[T: (int, str)](items: list[T]) -> T:
 
 def run_all():
     return [Stack[int]().push(3).items, Stack().kind(), first([5]), first.__type_params__[0].__constraints__,
-            Stack.__type_params__, str(Pairs[int]), f"{'nested':{'>'}{10}}"]
+            Stack.__type_params__, str(Pairs[int]), Tree.__value__,
+            Tree.__value__.__args__[1].__args__[0] is Tree,
+            f"{'nested':{'>'}{10}}"]
 """
 
 
@@ -272,6 +275,91 @@ def test_names_of_what_cannot_travel_with_a_function(tmp_path: Path) -> None:
     assert len(said) == len(expected), said
     for line, start in zip(said, expected, strict=True):
         assert line.startswith(start), (line, start)
+
+
+def test_arrays_and_frames_say_what_to_pass_instead(tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    from fleet._pickling import ArgumentPickler
+    from fleet.protocol.errors import WrongArguments
+
+    def hint(value: Any) -> tuple[str, str]:
+        with pytest.raises(WrongArguments) as caught:
+            ArgumentPickler(frozenset()).dumps(({"x": [value]},), {})
+        return caught.value.message, caught.value.hint
+
+    assert hint(numpy.zeros(3)) == (
+        "argument 0['x'][0] is a numpy.ndarray, which the sandbox doesn't have",
+        'pass .tolist(), or use runtime="jax" for array programs',
+    )
+    assert hint(numpy.float64(3))[1].startswith("pass .item(), or")
+    (tmp_path / "uses.py").write_text(TELL + "import numpy as np\ntell(fleet.function(lambda x: np.zeros(x)))")
+    assert run(sys.executable, str(tmp_path / "uses.py")).strip() == (
+        "function <lambda> uses numpy (as np), which the sandbox doesn't have"
+        ' (hint: use runtime="jax" for array programs)'
+    )
+
+
+ATTRS = """
+import attr, attrs
+from attrs import define, field, frozen
+
+@define
+class Point:
+    x: int = field(validator=attrs.validators.instance_of(int))
+    y: int = field(default=2, converter=int)
+    tags: list = field(factory=list, repr=False)
+    def total(self): return self.x + self.y
+
+@frozen
+class Frozen:
+    a: int
+    b: str = field(default="b", eq=False)
+
+@attr.s(auto_attribs=True, order=True, slots=False)
+class Old:
+    n: int = 1
+
+@define
+class Child(Point):
+    z: int = 0
+
+@fleet.function
+def work(x):
+    found = [Point(x), Point(1, "7").total(), Frozen(1) == Frozen(1, "c"), hash(Frozen(1)) == hash(Frozen(1)), Old(1) < Old(2),
+             Child(1, z=4), Child(1).total(), [one.name for one in attrs.fields(Child)], hasattr(Point(1), "__dict__")]
+    for wrong in (lambda: Point("text"), lambda: setattr(Frozen(1), "a", 2), lambda: setattr(Point(1), "x", "text")):
+        try:
+            wrong()
+        except Exception as error:
+            found.append(type(error).__name__)
+    return found
+"""
+
+
+def test_attrs_classes_travel_where_attrs_is(tmp_path: Path) -> None:
+    pytest.importorskip("attrs")
+    script = TELL + ATTRS + "tell(work)\nprint(work(3))\n"
+    script = script.replace("bundle_of(function)", "bundle_of(function, TOPS)")
+    (tmp_path / "has.py").write_text("TOPS = ['attr', 'attrs']\n" + script + "print(work(20))")
+    there, _, here = run(sys.executable, str(tmp_path / "has.py")).splitlines()
+    assert there == f"{here} True"
+    (tmp_path / "lacks.py").write_text("TOPS = []\n" + script)
+    said = run(sys.executable, str(tmp_path / "lacks.py")).splitlines()[0]
+    assert said.startswith("function work uses the global Child (the attrs class Child), which needs attrs on the car")
+    assert 'packages=["attrs"]' in said
+
+
+def test_long_chains_of_functions_and_deep_values(tmp_path: Path) -> None:
+    lines = [f"def f{n}(x): return f{n + 1}(x) + 1 if x < 0 else f{n + 1}(x)" for n in range(600)]
+    script = TELL + "\n".join(lines) + "\ndef f600(x): return x\nimport sys; sys.setrecursionlimit(5000)\n"
+    deep = "deep = []\nfor _ in range(100_000): deep = [deep]\n"
+    for limit in (1000, 5000):
+        text = script.replace("setrecursionlimit(5000)", f"setrecursionlimit({limit})")
+        text += f"f = fleet.function(f0)\nbundle = _bundle.bundle_of(f)\nsys.setrecursionlimit(5000)\ntell(f)\n{deep}"
+        (tmp_path / "chain.py").write_text(text + "tell(fleet.function(lambda x: deep))\n")
+        first, second = run(sys.executable, str(tmp_path / "chain.py")).splitlines()
+        assert first == "20 True"
+        assert second.startswith("a value is nested too deeply to travel to a car")
 
 
 # --- names

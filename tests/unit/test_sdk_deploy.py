@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -89,3 +90,28 @@ def test_files_that_are_not_there() -> None:
 def test_a_copy_with_options_counts_when_it_has_a_name(tmp_path: Path) -> None:
     text = HEAD + ONE.format(name="a") + "slow = a.with_options(name='slow', timeout=600)\n"
     assert [function.name for function in load(tmp_path, text).functions] == ["a", "slow"]
+
+
+def test_a_deploy_imports_each_module_once_and_runs_no_function(tmp_path: Path) -> None:
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "__init__.py").write_text("print('pkg')\n")
+    (tmp_path / "pkg" / "part.py").write_text("print('part')\ndef helper(): raise SystemExit('ran')\n")
+    (tmp_path / "pkg" / "lazy.py").write_text("print('lazy is imported by a function alone')\n")
+    (tmp_path / "pkg" / "app.py").write_text(
+        "print('app')\nimport fleet\nfrom . import part\n\n@fleet.function\ndef one(): from . import lazy; part.helper()\n\n"
+        "two = fleet.function(lambda: part.helper())\n\ndef make():\n    @fleet.function\n    def three(): part.helper()\n"
+        "    return three\n\nthree = make()\n"
+    )
+    script = (
+        "from fleet import _deploy, _register\nloaded = _deploy.load_app('pkg/app.py')\n"
+        "for one in loaded.functions:\n    manifest, bundle, _ = _register.describe(one, loaded.app)\n"
+        "    print(manifest.function, repr(manifest.program.module), sorted(bundle.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    modules = ["pkg", "pkg.app", "pkg.lazy", "pkg.part"]
+    assert done.stdout.splitlines() == [
+        "pkg", "app", "part",
+        f"one 'pkg.app' {modules}", f"two 'pkg.app' {modules}", f"make-locals-three-ebf06d1e 'pkg.app' {modules}",
+    ]  # fmt: skip
