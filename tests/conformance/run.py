@@ -5,6 +5,7 @@
 A topic is one file of ``cases``. It is run as a script, under the name ``__main__``, so that its functions have no module
 that a car could import and travel by value. With ``--imported`` it is imported, so that its functions travel as the files
 of their module; so are the topics in ``IMPORTED`` always, and those in ``SCRIPTS`` never.
+All topics with ``--imported`` are those in ``BOTH``, for which the way of travelling could matter.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ from tests.conformance.compare import difference
 FOLDER = Path(__file__).parent / "cases"
 IMPORTED = frozenset({"modules"})
 SCRIPTS = frozenset({"refusals", "script"})
+BOTH = frozenset(
+    {
+        "attributes", "classes", "closures", "coroutines", "dataclasses_", "decorators", "enums", "exceptions", "functions",
+        "generators", "introspection", "lambdas", "pickling", "scoping", "streams", "typing_constructs", "values_objects",
+    }
+)  # fmt: skip
 NEEDS = {"syntax_312": (3, 12), "syntax_313": (3, 13)}
 RESULT_S = 60.0
 
@@ -37,7 +44,7 @@ def topics(version: tuple[int, ...], imported: bool) -> list[str]:
     """Names of the files of cases that an interpreter can read."""
     names = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
     names = [name for name in names if version >= NEEDS.get(name, (3, 11))]
-    return [name for name in names if name not in SCRIPTS] if imported else names
+    return [name for name in names if name in BOTH | IMPORTED] if imported else names
 
 
 @contextmanager
