@@ -117,17 +117,3 @@ def pick(table: Any, index: int) -> Any:
 @fleet.function
 def lengths(*values: Any) -> list[int]:
     return [len(value) for value in values]
-
-
-@fleet.function
-def with_packages(name: str) -> str:
-    from fnp_shout import shout  # type: ignore[import-not-found]
-
-    return str(shout(name))
-
-
-@fleet.function
-def with_packages_too(name: str) -> str:
-    from fnp_greet import greet  # type: ignore[import-not-found]
-
-    return str(greet(name))

@@ -80,7 +80,7 @@ def test_a_package_that_was_not_named_is_pointed_out() -> None:
         match=r"whenever isn't available on a car: it is neither yours.*name it in packages=\[\.\.\.\]",
     ):
         fn.unnamed.remote()
-    with pytest.raises(fleet.WrongArguments, match=r"belongs to the package rich, which isn't in packages="):
+    with pytest.raises(fleet.WrongArguments, match=r"argument 0 is a rich.Text, which the sandbox doesn't have"):
         fn.links.remote(Text("hello"))
 
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import pickle
 import subprocess
 import sys
-import zipfile
 from typing import Any
 
 import pytest
 
 import fleet
-from fleet import _client, _put
+from fleet import _put
 from fleet._blobs import Blobs
 from fleet._ref import Ref
-from fleet._register import bind, register
-from fleet.protocol.ids import digest as digest_of
 from fleet.protocol.limits import MIB
-from fleet.protocol.messages import Package
 from tests.integration import sdk_functions as fn
 
 pytestmark = pytest.mark.usefixtures("shared_fleet")
@@ -100,35 +95,3 @@ def test_a_large_call_with_a_reference() -> None:
     more = bytes(5 * MIB)
     assert fn.identity.remote((ref, len(more))) == ([1], 5 * MIB)
     assert fn.lengths.remote(ref, more) == [1, 5 * MIB]
-
-
-def test_a_function_runs_with_its_packages() -> None:
-    def package(name: str, **files: str) -> tuple[Package, bytes]:
-        out = io.BytesIO()
-        with zipfile.ZipFile(out, "w") as archive:
-            for module, source in files.items():
-                archive.writestr(f"{module}.py", source)
-        data = out.getvalue()
-        return Package(name=name, version="1.0", digest=digest_of(data), size_bytes=len(data)), data
-
-    made = [
-        package("fnp-greet", fnp_greet="def greet(name): return 'hello ' + name"),
-        package("fnp-shout", fnp_shout="from fnp_greet import greet\ndef shout(name): return greet(name).upper()"),
-    ]
-    client = _client.current()
-
-    async def registered(function: fleet.Function[Any, Any]) -> None:
-        bound = bind(client, function)
-        assert bound.manifest is not None
-        program = bound.manifest.program.model_copy(update={"packages": [one for one, _ in made]})
-        bound.manifest = bound.manifest.model_copy(update={"program": program})
-        for one, data in made:
-            await client.blobs.put(one.digest, data)
-        await register(client.api, client.blobs, bound)
-        function.__dict__["_bound"] = bound
-
-    for function in (fn.with_packages, fn.with_packages_too):
-        client.run(lambda function=function: registered(function))
-    for _ in range(3):
-        assert fn.with_packages.remote("you") == "HELLO YOU"
-        assert fn.with_packages_too.remote("you") == "hello you"
