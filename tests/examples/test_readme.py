@@ -8,15 +8,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fleet.testing import LocalFleet
 
 README = Path(__file__).parents[2] / "README.md"
+SAID = {
+    "collatz_steps": ["111", "178"],
+    "slugify": ["42", "2.5", "any-python-anywhere", "332833500"],
+}
+"""A name in a program -> what the program prints."""
 
 
-def test_the_ten_lines_run_as_a_plain_script(shared_fleet: LocalFleet, tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    script = tmp_path / "collatz.py"
-    script.write_text(code)
+@pytest.mark.parametrize("name", SAID)
+def test_programs_run_as_plain_scripts(shared_fleet: LocalFleet, tmp_path: Path, name: str) -> None:
+    programs = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(programs) == len(SAID)
+    script = tmp_path / f"readme_{name}.py"
+    script.write_text(next(program for program in programs if name in program))
     done = subprocess.run(
         [sys.executable, script],
         env={**os.environ, "FLEET_URL": shared_fleet.url},
@@ -25,4 +34,4 @@ def test_the_ten_lines_run_as_a_plain_script(shared_fleet: LocalFleet, tmp_path:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["111", "178"]
+    assert done.stdout.split() == SAID[name]
