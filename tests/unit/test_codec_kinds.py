@@ -31,7 +31,7 @@ def back(value: Any) -> Any:
     return decode_item(encode(value, prefix=b"\0"), CLASSES)
 
 
-@pytest.mark.parametrize("value", corpus.everything(), ids=lambda value: f"{type(value).__name__}-{value!r:.20}")
+@pytest.mark.parametrize("value", corpus.everything(), ids=lambda value: type(value).__name__)
 def test_every_kind_comes_back(value: Any) -> None:
     assert same(back(value), value)
 
@@ -117,7 +117,7 @@ def test_shared_objects_come_back_as_two() -> None:
         [(n,) for n in range(200_000)], set(range(200_000)), "ø" * 4_000_000, [Point(1.0)] * 50_000, [Colour.RED] * 50_000,
         [[str(n), 1.5] for n in range(60_000)], list(range(600_000)), 10 * [["a", 1, "b"] * 9_000],
     ],
-    ids=lambda value: f"{type(value).__name__}-{str(value)[:12]}",
+    ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_what_takes_much_memory_is_padded_so_that_it_is_accepted(value: Any) -> None:
     """The writer charges at least what the reader does, for values that expand most."""
@@ -439,7 +439,7 @@ def costs(value: Any) -> tuple[int, int]:
     return out[0] + _encode._cost_of_short_strs(out), before - reader.left
 
 
-@pytest.mark.parametrize("value", corpus.everything(), ids=lambda value: f"{type(value).__name__}-{value!r:.20}")
+@pytest.mark.parametrize("value", corpus.everything(), ids=lambda value: type(value).__name__)
 def test_the_writer_charges_at_least_what_the_reader_does(value: Any) -> None:
     for one in (
         value,

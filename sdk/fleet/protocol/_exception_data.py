@@ -102,7 +102,8 @@ def describe(
     hide: Callable[[str], bool] | None = None,
 ) -> ExceptionData:
     """``error`` as data; ``encode`` tries whether its arguments can travel, ``hide`` drops frames by file name."""
-    raised = error.__traceback__ is not None or error.__cause__ is not None or error.__context__ is not None
+    above = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    raised = error.__traceback__ is not None or above is not None
     return _Describer(encode).describe(error, _traceback_text(error, hide) if raised else "", ())
 
 
