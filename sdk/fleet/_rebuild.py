@@ -22,6 +22,8 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+from fleet import _annotate
+
 PROGRAM = ""
 """The group of the function itself."""
 
@@ -361,23 +363,8 @@ def set_function(made: types.FunctionType, state: dict[str, Any]) -> None:
     made.__dict__.update(state.pop("attributes", {}))
     for name, value in state.items():
         setattr(made, name, value)
-    if "__annotations__" in state and sys.version_info >= (3, 14):
-        # What copies annotations there, functools.wraps among them, copies the function that gives them.
-        made.__annotate__ = _annotate_with(state["__annotations__"])
-
-
-def _annotate_with(notes: dict[str, Any]) -> Callable[[int], dict[str, Any]]:
-    """Gives ``notes`` in any format of ``annotationlib.Format``: values, forward references, text."""
-
-    def annotate(format: int, /) -> dict[str, Any]:
-        annotationlib = importlib.import_module("annotationlib")
-        if format == annotationlib.Format.STRING:
-            return dict(annotationlib.annotations_to_string(notes))
-        if format == annotationlib.Format.VALUE_WITH_FAKE_GLOBALS:
-            raise NotImplementedError(format)
-        return dict(notes)
-
-    return annotate
+    if "__annotations__" in state:
+        _annotate.annotate(made, state["__annotations__"])
 
 
 def bare(number: int | None, cls: type) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 MODULES = (
     "fleet",
+    "fleet._annotate",
     "fleet._app",
     "fleet._context",
     "fleet._function",
