@@ -16,6 +16,7 @@ MODULES = (
     "fleet._rebuild_classes",
     "fleet._rebuild_kinds",
     "fleet._ref",
+    "fleet._segments",
     "fleet._verbs",
     "fleet.protocol",
     "fleet.protocol._decode",
