@@ -281,5 +281,9 @@ def function(raw: Callable[..., Any] | None = None, /, **options: Unpack[Functio
     only), ``requires`` (``fleet.Requires``), ``isolation`` ("instance": one warm sandbox per function, "call": fresh for
     every call), ``max_concurrency`` (over the whole fleet), ``result_ttl`` ("7d"), ``include`` and ``exclude`` (file
     patterns of the bundle), ``name``. Options out of range raise InvalidOption right here.
+
+    Any callable with a name will do: lambdas, closures, partials, bound methods, functions of a script, a command or a
+    notebook cell. What one that no module holds refers to (globals, variables around it, classes) is captured with its first
+    remote call.
     """
     return decorate(raw, None, dict(options))

@@ -17,7 +17,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from fleet import _portable_classes, _portable_kinds, _rebuild, _rebuild_kinds, _source
+from fleet import _portable_classes, _portable_kinds, _rebuild, _rebuild_kinds, _segments, _source
 from fleet._function import AsyncFunction, Function
 from fleet._imports import imports_in
 from fleet._notes import names_noted, portable_notes
@@ -239,10 +239,10 @@ def _by_source(session: Session, obj: types.FunctionType) -> Any:
         space = session.namespace(where, home)
     place = _source.locate(obj, shown)
     session.imported_in(obj, place)
-    segment = session.proxy(("segment", place.segment()), _rebuild.segment, *place.segment())
-    flags = code.co_flags & (_rebuild.FUTURE_ANNOTATIONS | _rebuild.ITERABLE_COROUTINE)
+    segment = session.proxy(("segment", place.segment()), _segments.segment, *place.segment())
+    flags = code.co_flags & (_segments.FUTURE_ANNOTATIONS | _segments.ITERABLE_COROUTINE)
     made = session.proxy(
-        ("code", id(code), place), _rebuild.code, segment, place.index, code.co_freevars, flags, code.co_qualname
+        ("code", id(code), place), _segments.code, segment, place.index, code.co_freevars, flags, code.co_qualname
     )
     cells = obj.__closure__ or ()
     state = _attributes(session, obj, home)

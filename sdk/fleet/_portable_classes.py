@@ -90,7 +90,7 @@ def take_apart(session: Session, cls: type) -> Any:
         state["type_params"] = cls.__type_params__  # type: ignore[attr-defined,unused-ignore]
     if vars(cls).get("_is_runtime_protocol"):
         state["runtime_protocol"] = True
-    registered = _registered(cls)
+    registered = [one for one in _registered(cls) if session.world.can_have(one)]
     if registered:
         state["registered"] = registered
     if isinstance(vars(cls).get("__slots__"), tuple | list | str | dict):

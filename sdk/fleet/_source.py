@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fleet import _rebuild
+from fleet import _segments
 
 _NESTED = 0x10
 """CO_NESTED: set for every function that is compiled alone."""
@@ -39,7 +39,7 @@ class NoSource(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Lines of a file, by what makes ``_rebuild.segment`` of them, and a function's number among theirs."""
+    """Lines of a file, by what makes ``_segments.segment`` of them, and a function's number among theirs."""
 
     text: str
     first_line: int
@@ -48,12 +48,12 @@ class Place:
     index: int
 
     def segment(self) -> tuple[str, int, bool, str]:
-        """Arguments of ``_rebuild.segment``."""
+        """Arguments of ``_segments.segment``."""
         return self.text, self.first_line, self.indented, self.file
 
 
 _places: dict[types.CodeType, list[tuple[types.CodeType, Place]]] = {}
-_segments: dict[tuple[str, int, bool, str], _rebuild.Segment] = {}
+_parsed_segments: dict[tuple[str, int, bool, str], _segments.Segment] = {}
 _files: dict[str, Parsed] = {}
 _lock = threading.Lock()
 
@@ -190,12 +190,12 @@ def _imported(tree: ast.Module) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _segment(key: tuple[str, int, bool, str]) -> _rebuild.Segment:
-    if key not in _segments:
-        if len(_segments) >= _STATEMENTS_KEPT_MAX:
-            _segments.clear()
-        _segments[key] = _rebuild.Segment(*key)
-    return _segments[key]
+def _segment(key: tuple[str, int, bool, str]) -> _segments.Segment:
+    if key not in _parsed_segments:
+        if len(_parsed_segments) >= _STATEMENTS_KEPT_MAX:
+            _parsed_segments.clear()
+        _parsed_segments[key] = _segments.Segment(*key)
+    return _parsed_segments[key]
 
 
 def _extent(parsed: Parsed, lines: list[str], line: int) -> tuple[int, int, bool]:
@@ -259,7 +259,7 @@ def _blocks(node: ast.stmt) -> Iterator[ast.stmt]:
                 yield inner
 
 
-def _candidates(segment: _rebuild.Segment, code: types.CodeType) -> list[int]:
+def _candidates(segment: _segments.Segment, code: types.CodeType) -> list[int]:
     """Functions of that name, those that start on the right line first."""
     near: list[int] = []
     far: list[int] = []

@@ -19,20 +19,11 @@ _TOPS = frozenset({"builtins", "fleet", "cloudpickle", "copyreg"}) | sys.stdlib_
 _HERE_ONLY = frozenset(
     f"fleet.{name}"
     for name in (
-        "_api",
-        "_blobs",
-        "_call",
-        "_client",
-        "_group",
-        "_loop",
-        "_map",
-        "_submit",
-        "_ticket",
-        "transport",
-        "cli",
+        *("_api", "_blobs", "_call", "_client", "_group", "_loop", "_map", "_output", "_stream", "_submit", "_ticket"),
+        *("cli", "testing", "transport"),
     )
 )
-"""Modules of the SDK that the guest lacks; only those whose objects a developer holds."""
+"""Modules of the SDK that the guest lacks; those whose objects a developer may hold."""
 _INTO_WRAPPERS_MAX = 8
 
 
@@ -87,7 +78,7 @@ class World:
 
     def is_foreign(self, module: str) -> bool:
         """Whether a module is the environment's, not the developer's: it never travels as source."""
-        return is_installed(module)
+        return module.partition(".")[0] == "fleet" or is_installed(module)
 
     def by_name(self, obj: Any, what: str) -> bool:
         """Whether a class or function goes by name; False: by value. CannotTravel where neither is possible."""
@@ -96,15 +87,19 @@ class World:
             found = named(obj, module)
             if found is obj and self.has(module):
                 return True
-            if not self.has(module) and is_installed(module):
+            if not self.has(module) and self.is_foreign(module):
                 raise lacking(what, module, about=obj)
         return False
+
+    def can_have(self, kind: type) -> bool:
+        """Whether a class gets there at all, by name or by value."""
+        return kind.__module__ in MAIN or self.has(kind.__module__) or not self.is_foreign(kind.__module__)
 
     def check_instance(self, kind: type) -> None:
         """CannotTravel for values of a class that the sandbox lacks."""
         if kind not in self._checked:
             module = kind.__module__
-            if module not in MAIN and not self.has(module) and is_installed(module):
+            if module not in MAIN and not self.has(module) and self.is_foreign(module):
                 raise lacking(f"a {kind.__module__.partition('.')[0]}.{kind.__qualname__}", module, kind)
             self._checked[kind] = True
 

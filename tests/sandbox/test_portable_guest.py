@@ -31,8 +31,8 @@ def test_every_feature_gives_the_same_in_the_sandbox(bench: Bench, tmp_path: Pat
 
 
 SCRIPT = """
-import sys
-sys.path.insert(0, {sdk!r})
+import curses, ssl, sys; sys.path.insert(0, {sdk!r})
+from ssl import SSLContext
 from fleet import _portable, _world
 
 def outer(x):
@@ -56,7 +56,10 @@ THING = Exploding()
 def holds(x):
     return THING
 
-for name in ("outer", "uses", "holds"):
+def lazy(x):
+    return ssl.create_default_context() if x else curses.A_BOLD if x is None else "not used"
+
+for name in ("outer", "uses", "holds", "lazy"):
     data = _portable.Session(_world.World(None), {{}}, numbered=True, importable_main=True).dumps(globals()[name])
     open(sys.argv[1] + name, "wb").write(data)
 """
@@ -68,7 +71,7 @@ def pickles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     script = folder / "script.py"
     script.write_text(SCRIPT.format(sdk=str(Path(__file__).parents[2] / "sdk")))
     subprocess.run([sys.executable, str(script), f"{folder}{os.sep}"], check=True, timeout=60)
-    return {name: (folder / name).read_bytes() for name in ("outer", "uses", "holds")}
+    return {name: (folder / name).read_bytes() for name in ("outer", "uses", "holds", "lazy")}
 
 
 def test_tracebacks_show_the_developers_lines(bench: Bench, pickles: dict[str, bytes]) -> None:
@@ -92,6 +95,14 @@ def test_what_loading_raises_is_the_calls_result(guest_image: GuestImage, pickle
     damaged = Bench(guest_image)
     error = damaged.raised(damaged.load({PICKLE: pickles["outer"][:-20]}, "outer", module=""), 0)
     assert error.notes
+
+
+def test_what_the_standard_library_lacks_there_fails_where_it_is_used(bench: Bench, pickles: dict[str, bytes]) -> None:
+    program = bench.load({PICKLE: pickles["lazy"]}, "lazy", module="")
+    assert bench.value(program, False) == "not used"
+    for value, module in ((True, "ssl"), (None, "curses")):
+        error = bench.raised(program, value)
+        assert module in error.message, error
 
 
 def test_both_sides_name_the_same_entry() -> None:

@@ -18,9 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fleet
 from fleet import _bundle, _pickling, _rebuild
 from fleet._pickling import ArgumentPickler
+from fleet._world import World
 from fleet.protocol.errors import PayloadTooLarge, WrongArguments
+from runtime.guest.inside import fleet_parts
 from tests.unit import sdk_sample
 
 OWN = ArgumentPickler(frozenset({"tests.unit.sdk_sample"}))
@@ -89,6 +92,38 @@ def test_what_cannot_travel_is_named(
     assert caught.value.message.startswith(said)
     assert "\n" not in caught.value.message
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "hint"),
+    [
+        ("pandas.core.frame", "DataFrame", 'pass .to_dict("records")'),
+        ("pandas.core.series", "Series", "pass .tolist()"),
+        ("polars.dataframe.frame", "DataFrame", "pass .to_dicts()"),
+        ("torch", "Tensor", 'pass .tolist(), or use runtime="jax" for array programs'),
+        ("PIL.Image", "Image", "pass the bytes of the image file"),
+        ("shapely.geometry", "Point", "pass plain values, or name shapely in packages=[...] if it is pure Python"),
+    ],
+)
+def test_ways_out_of_values_of_libraries(module: str, name: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = types.ModuleType(module)
+    made.__file__ = os.path.join(os.path.dirname(pydantic.__file__), "..", module, "__init__.py")
+    monkeypatch.setitem(sys.modules, module, made)
+    kind = type(name, (), {"__module__": module, "__len__": lambda self: 0})
+    with pytest.raises(WrongArguments, match=f"argument 0 is a {module.partition('.')[0]}.{name}, which the") as caught:
+        OWN.dumps((kind(),), {})
+    assert caught.value.hint == hint
+
+
+def test_what_of_the_sdk_a_sandbox_lacks_is_refused() -> None:
+    world = World(frozenset())
+    for name in fleet.__all__:
+        home = getattr(getattr(fleet, name), "__module__", "fleet")
+        assert world.has(home) == (home in fleet_parts.MODULES), name
+    for module in fleet_parts.MODULES:
+        assert world.has(module)
+    with pytest.raises(WrongArguments, match=r"argument 0 is a fleet.Call, which the sandbox doesn't have"):
+        OWN.dumps((object.__new__(fleet.Call),), {})
 
 
 def test_what_no_module_of_the_bundle_holds_goes_by_value() -> None:

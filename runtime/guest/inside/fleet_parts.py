@@ -17,6 +17,7 @@ MODULES = (
     "fleet._rebuild_classes",
     "fleet._rebuild_kinds",
     "fleet._ref",
+    "fleet._segments",
     "fleet._verbs",
     "fleet.protocol",
     "fleet.protocol._decode",
