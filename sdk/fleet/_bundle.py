@@ -23,13 +23,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fleet import _source
-from fleet._blame import REFUSALS, Part, sentence
 from fleet._function import Function
 from fleet._imports import Finder, Source, imports_of, is_installed, module_root
-from fleet._portable import Session
+from fleet._portable import source as _source
+from fleet._portable.blame import REFUSALS, Part, sentence
+from fleet._portable.pickler import Session
+from fleet._portable.world import MAIN, World, named
 from fleet._resources import chain_of, check, data_of, packages_read
-from fleet._world import MAIN, World, named
 from fleet.protocol.errors import DeployError, FleetError, PayloadTooLarge
 from fleet.protocol.ids import digest
 from fleet.protocol.limits import BUNDLE_BYTES_MAX

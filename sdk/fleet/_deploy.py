@@ -21,7 +21,7 @@ from fleet.protocol.ids import check_token
 if TYPE_CHECKING:
     from fleet._bundle import Bundle
     from fleet._client import Client
-    from fleet._packages_cache import Lock
+    from fleet._packages.cache import Lock
     from fleet.protocol.messages import DeployReply, Manifest
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from fleet import _call
 from fleet._packed import refs_of
-from fleet._pickling import ArgumentPickler
+from fleet._portable.arguments import ArgumentPickler
 from fleet._ref import Ref
 from fleet.protocol.errors import PayloadTooLarge, ResultExpired, WrongArguments
 

@@ -14,14 +14,14 @@ from fleet._blobs import Blobs
 from fleet._bundle import Bundle, bundle_of
 from fleet._classes import Classes
 from fleet._function import Function
-from fleet._pickling import ArgumentPickler
+from fleet._portable.arguments import ArgumentPickler
 from fleet.protocol.errors import DeployError
 from fleet.protocol.messages import Manifest, Package, Program, RegisterReply, RegisterRequest, Requires, Retries
 from fleet.protocol.subjects import ApiVerb
 
 if TYPE_CHECKING:
-    from fleet._packages import Tell
-    from fleet._packages_cache import Lock
+    from fleet._packages.cache import Lock
+    from fleet._packages.locking import Tell
 
 TEXT_CHARS_MAX = 2000
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -59,7 +59,7 @@ def describe(function: Function[Any, Any], app: str, tell: Tell | None = None) -
     """The manifest of a function as part of ``app``, and what it names: the bundle, and the packages if there are any.
 
     Packages that this machine doesn't know yet are resolved and tried, which takes seconds: ``tell`` as in
-    ``_packages.lock``.
+    ``_packages.locking.lock``.
     """
     options = function.options
     packages = lock(function, tell)
@@ -104,12 +104,12 @@ def describe(function: Function[Any, Any], app: str, tell: Tell | None = None) -
 
 
 def lock(function: Function[Any, Any], tell: Tell | None = None) -> Lock | None:
-    """What the packages of a function stand for; None where it names none. See ``_packages.lock``."""
+    """What the packages of a function stand for; None where it names none. See ``_packages.locking.lock``."""
     if not function.options.packages:
         return None
-    from fleet import _packages  # Here: resolvers and parsers of settings that most scripts never need.
+    from fleet._packages import locking  # Here: resolvers and parsers of settings that most scripts never need.
 
-    return _packages.lock(function.options.packages, tell)
+    return locking.lock(function.options.packages, tell)
 
 
 def code(digest: str, bundle: Bundle, packages: Lock | None) -> bytes:

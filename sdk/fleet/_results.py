@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fleet._classes import ANY_OWN, Classes, show_records, type_dict
-from fleet.protocol._exception_data import SLOTS
+from fleet.protocol._codec.exception_data import SLOTS
 from fleet.protocol.codec import COPY_BYTES_MAX, ExceptionData, decode, decode_exception
 from fleet.protocol.errors import BY_CODE, ProtocolError, RemoteError, from_code
 from fleet.protocol.messages import WireError

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from fleet import _packages, _packages_cache
-from fleet._packages_cache import Lock
-from fleet._packages_resolve import IndexUnreachable
+from fleet._packages import cache as _packages_cache
+from fleet._packages import locking as _packages
+from fleet._packages.cache import Lock
+from fleet._packages.resolving import IndexUnreachable
 from fleet.protocol.errors import DeployError
 from fleet.protocol.options import Options
 from runtime.guest.build import GuestImage, cache_root

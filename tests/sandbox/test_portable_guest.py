@@ -33,7 +33,8 @@ def test_every_feature_gives_the_same_in_the_sandbox(bench: Bench, tmp_path: Pat
 SCRIPT = """
 import curses, ssl, sys; sys.path.insert(0, {sdk!r})
 from ssl import SSLContext
-from fleet import _portable, _world
+from fleet._portable import pickler as _portable
+from fleet._portable import world as _world
 
 def outer(x):
     return inner(x)

@@ -973,13 +973,14 @@ SQUARES = [Square(1), Square(2)]
 def _main() -> None:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + "/sdk")
     if sys.argv[1] == "--load":
-        from fleet import _rebuild
+        from fleet._rebuild import functions as _rebuild
 
         with open(sys.argv[2], "rb") as stream:
             function = _rebuild.load_program(stream.read())
     else:
-        from fleet import _portable, _world
         from fleet._imports import Finder
+        from fleet._portable import pickler as _portable
+        from fleet._portable import world as _world
 
         world = _world.World(None, finder=Finder(os.getcwd()))
         session = _portable.Session(world, {}, numbered=True, importable_main=True)

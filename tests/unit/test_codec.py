@@ -167,7 +167,7 @@ def test_the_deepest_value_travels() -> None:
 
 
 def test_too_many_values_are_refused_before_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleet.protocol._encode.CODEC_VALUES_MAX", 100_000)
+    monkeypatch.setattr("fleet.protocol._codec.encode.CODEC_VALUES_MAX", 100_000)
     with pytest.raises(ResultNotPortable, match="takes more than"):
         encode(broad())
     with pytest.raises(ResultNotPortable, match="takes more than"):
@@ -266,7 +266,7 @@ def test_frames_can_be_hidden() -> None:
     except ProtocolError as error:
         shown = decode_exception(encode_exception(error)).traceback
         hidden = decode_exception(
-            encode_exception(error, lambda name: name.endswith(("codec.py", "_decode.py")))
+            encode_exception(error, lambda name: name.endswith(("codec.py", "decode.py")))
         ).traceback
     assert "in long" in shown and "in long" not in hidden
 

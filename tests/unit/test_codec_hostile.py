@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from fleet._results import Failure, decode_item, revive
-from fleet.protocol import _kinds as k
-from fleet.protocol._decode import Decoder
+from fleet.protocol._codec import kinds as k
+from fleet.protocol._codec.decode import Decoder
 from fleet.protocol.codec import ExceptionData, decode, encode, encode_exception
 from fleet.protocol.errors import FleetError, ProtocolError, ResultNotPortable
 from fleet.protocol.limits import MIB
@@ -531,5 +531,9 @@ def test_no_pickle_is_reachable_from_decoding() -> None:
         assert not {name.partition(".")[0] for name in found} & FORBIDDEN, module
         assert "marshal.load" not in text and "__import__" not in text, module
         waiting += [name for name in found if name.startswith("fleet")]
-    assert {"fleet.protocol._decode", "fleet.protocol._decode_more", "fleet.protocol._rebuild"} <= seen
-    assert "fleet._pickling" not in seen and "fleet._client" not in seen
+    assert {
+        "fleet.protocol._codec.decode",
+        "fleet.protocol._codec.decode_more",
+        "fleet.protocol._codec.rebuild",
+    } <= seen
+    assert "fleet._portable.arguments" not in seen and "fleet._client" not in seen

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 import fleet
 from fleet._results import Failure, decode_item
-from fleet.protocol import _encode
-from fleet.protocol._decode import Decoder
+from fleet.protocol._codec import encode as _encode
+from fleet.protocol._codec.decode import Decoder
 from fleet.protocol.codec import ExceptionData, decode, encode, encode_exception
 from fleet.protocol.errors import ProtocolError, ResultNotPortable
 from tests.unit import codec_corpus as corpus

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fleet import _packages, _packages_resolve
-from fleet._packages_index import from_pip, pip_settings, uv_environment
-from fleet._packages_resolve import IndexUnreachable, explained
+from fleet._packages import locking as _packages
+from fleet._packages import resolving as _packages_resolve
+from fleet._packages.index import from_pip, pip_settings, uv_environment
+from fleet._packages.resolving import IndexUnreachable, explained
 from runtime.guest.inside.packages import Archive
 from runtime.guest.packing import pack, select
 from runtime.guest.prove import Imports, Record, judge

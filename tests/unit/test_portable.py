@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import fleet
-from fleet import _bundle, _source
+from fleet import _bundle
+from fleet._portable import source as _source
 from fleet.protocol.errors import DeployError
 from tests.unit import sdk_sample
 
@@ -101,7 +102,7 @@ def tell(function):
         print(error)
     else:
         import io, zipfile
-        from fleet import _rebuild
+        from fleet._rebuild import functions as _rebuild
         program = _rebuild.load_program(zipfile.ZipFile(io.BytesIO(bundle.data)).read(_bundle.PICKLE))
         print(program(20), program is not function._raw)
 """
@@ -160,7 +161,9 @@ def test_the_prompt_keeps_its_source_from_3_13_on(tmp_path: Path) -> None:
     python = interpreter("3.13")
     session = """
 import sys; sys.path.insert(0, %r)
-from fleet import _portable, _world, _rebuild
+from fleet._portable import pickler as _portable
+from fleet._portable import world as _world
+from fleet._rebuild import functions as _rebuild
 k = 4
 def f(x):
     return x + k
@@ -279,7 +282,7 @@ def test_names_of_what_cannot_travel_with_a_function(tmp_path: Path) -> None:
 
 def test_arrays_and_frames_say_what_to_pass_instead(tmp_path: Path) -> None:
     numpy = pytest.importorskip("numpy")
-    from fleet._pickling import ArgumentPickler
+    from fleet._portable.arguments import ArgumentPickler
     from fleet.protocol.errors import WrongArguments
 
     def hint(value: Any) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import fleet
 from fleet import _put, _ref
 from fleet._packed import Together, pack_items, packed, refs_of
-from fleet._pickling import ArgumentPickler
+from fleet._portable.arguments import ArgumentPickler
 from fleet._ref import Ref
 from fleet.protocol.errors import PayloadTooLarge, ResultExpired, WrongArguments
 from fleet.protocol.frames import unpack_items

@@ -19,9 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fleet
-from fleet import _bundle, _pickling, _rebuild
-from fleet._pickling import ArgumentPickler
-from fleet._world import World
+from fleet import _bundle
+from fleet._portable import arguments as _pickling
+from fleet._portable.arguments import ArgumentPickler
+from fleet._portable.world import World
+from fleet._rebuild import functions as _rebuild
 from fleet.protocol.errors import PayloadTooLarge, WrongArguments
 from runtime.guest.inside import fleet_parts
 from tests.unit import sdk_sample

@@ -24,7 +24,7 @@ from typing import Any
 from fleet import _context
 from fleet._function import Function
 from fleet.protocol import codec
-from fleet.protocol._exception_data import ExceptionData, describe
+from fleet.protocol._codec.exception_data import ExceptionData, describe
 from fleet.protocol.errors import ResultNotPortable
 
 from . import between, generate, loader, program, reasons, wire

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any, cast
 
-from fleet import _rebuild
 from fleet._function import Function
+from fleet._rebuild import functions as _rebuild
 
 from .loader import BundleLoader
 from .placeholders import Placeholder

@@ -7,7 +7,7 @@ NamedTuples, attrs classes and pydantic models; numpy arrays and scalars where n
 a subclass would come back as something else, so it is refused. An object that is met twice comes back as two.
 
 A class travels as its name, and is looked up by the caller of ``decode`` alone. An exception becomes an ``ExceptionData``.
-The format is told in ``_kinds``. Standard library only: ``encode`` runs in the guest, where every microsecond counts twice.
+The format is told in ``_codec.kinds``. Standard library only: ``encode`` runs in the guest, where microseconds count twice.
 
 Bounds:  depth ``CODEC_DEPTH_MAX``, elements ``CODEC_VALUES_MAX``, bytes ``PAYLOAD_BYTES_MAX``; decoding takes at most four
          times the memory of the data, and 16 MiB.
@@ -20,12 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fleet.protocol import _encode_packed
-from fleet.protocol._decode import Decoder, Find, Revive, UnknownClass
-from fleet.protocol._encode import encode
-from fleet.protocol._exception_data import ExceptionData, describe
-from fleet.protocol._kinds import PAD
-from fleet.protocol._where import path_to
+from fleet.protocol._codec import encode_packed as _encode_packed
+from fleet.protocol._codec.decode import Decoder, Find, Revive, UnknownClass
+from fleet.protocol._codec.encode import encode
+from fleet.protocol._codec.exception_data import ExceptionData, describe
+from fleet.protocol._codec.kinds import PAD
+from fleet.protocol._codec.where import path_to
 from fleet.protocol.errors import ProtocolError, ResultNotPortable
 from fleet.protocol.limits import KIB
 

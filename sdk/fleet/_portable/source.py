@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fleet import _segments
+from fleet._rebuild import segments as _segments
 
 _NESTED = 0x10
 """CO_NESTED: set for every function that is compiled alone."""

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fleet import _source
 from fleet._function import Function
-from fleet._source import NoSource
-from fleet._world import CannotTravel
+from fleet._portable import source as _source
+from fleet._portable.source import NoSource
+from fleet._portable.world import CannotTravel
 
 _DEPTH_MAX = 32
 _LOCAL_ONLY = ("lock", "RLock", "Condition", "Semaphore", "Event", "local", "socket", "Connection", "Cursor", "Thread")

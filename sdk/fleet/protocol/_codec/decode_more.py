@@ -1,4 +1,4 @@
-"""Data to values: the kinds beyond the builtin ones. Nothing is imported by a name from the data. See ``_decode``."""
+"""Data to values: the kinds beyond the builtin ones. Nothing is imported by a name from the data. See ``decode``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from fleet.protocol import _kinds as k
-from fleet.protocol._decode import Decoder, strings
-from fleet.protocol._encode_more import ADDRESSES, FACTORIES, MEMORY_FORMATS, NUMPY_TYPES, PATHS
+from fleet.protocol._codec import kinds as k
+from fleet.protocol._codec.decode import Decoder, strings
+from fleet.protocol._codec.encode_more import ADDRESSES, FACTORIES, MEMORY_FORMATS, NUMPY_TYPES, PATHS
 from fleet.protocol.errors import ProtocolError, ResultNotPortable
 
 _ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*\Z")

@@ -1,4 +1,4 @@
-"""Data to values: the half of the codec that reads bytes of a car. See ``codec`` and ``_kinds``.
+"""Data to values: the half of the codec that reads bytes of a car. See ``codec`` and ``kinds``.
 
 Every length is compared with what is left of the data, and every value is charged, before anything is made of it.
 """
@@ -13,8 +13,8 @@ from operator import countOf, eq
 from struct import Struct
 from typing import Any
 
-from fleet.protocol import _kinds as k
-from fleet.protocol._exception_data import ExceptionData
+from fleet.protocol._codec import kinds as k
+from fleet.protocol._codec.exception_data import ExceptionData
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.limits import CODEC_DEPTH_MAX, CODEC_VALUES_MAX, KIB
 
@@ -238,7 +238,7 @@ class Decoder:
         if kind == k.EXCEPTION:
             return self.exception(count, depth)
         if kind in (k.ENUM, k.INSTANCE, k.INSTANCE_ROWS):
-            from fleet.protocol import _rebuild  # Here: it builds on this module.
+            from fleet.protocol._codec import rebuild as _rebuild  # Here: it builds on this module.
 
             self.charge(k.INSTANCE_COST + k.dict_cost(count - 1))
             made = {k.ENUM: _rebuild.enum_member, k.INSTANCE: _rebuild.instance, k.INSTANCE_ROWS: _rebuild.instances}
@@ -267,7 +267,7 @@ class Decoder:
                 raise ProtocolError("a dict has a key without a value")
             self.charge(k.dict_cost(len(keys)))
             return self.dict_of(keys, values)
-        from fleet.protocol._decode_more import make  # Here: it builds on this module.
+        from fleet.protocol._codec.decode_more import make  # Here: it builds on this module.
 
         return make(self, kind, fields)
 

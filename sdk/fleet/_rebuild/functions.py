@@ -20,7 +20,7 @@ import types
 from collections.abc import Callable
 from typing import Any, cast
 
-from fleet import _annotate
+from fleet._rebuild import annotate as _annotate
 
 PROGRAM = ""
 """The group of the function itself."""

@@ -11,11 +11,11 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fleet._blame import REFUSALS, Part, sentence
 from fleet._packed import packed
-from fleet._portable import PROTOCOL, Session
+from fleet._portable.blame import REFUSALS, Part, sentence
+from fleet._portable.pickler import PROTOCOL, Session
+from fleet._portable.world import World
 from fleet._ref import Ref
-from fleet._world import World
 from fleet.protocol.errors import FleetError, PayloadTooLarge, WrongArguments
 from fleet.protocol.ids import digest
 from fleet.protocol.limits import PAYLOAD_BYTES_MAX

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fleet._packages_resolve import GUEST_PYTHON, INSTALL_HINT, PLATFORM, Wheel
+from fleet._packages.resolving import GUEST_PYTHON, INSTALL_HINT, PLATFORM, Wheel
 from fleet.protocol.errors import DeployError
 
 UNUSED_S_MAX = 60 * 86400.0

@@ -1,4 +1,4 @@
-"""Values to data: the kinds beyond the builtin ones. Standard library only; it runs in the guest. See ``_encode``.
+"""Values to data: the kinds beyond the builtin ones. Standard library only; it runs in the guest. See ``encode``.
 
 Types of modules that may not be imported are found by name among what is; what isn't imported can't have instances.
 Everything is matched exactly, so that a subclass never comes back as something else.
@@ -17,8 +17,8 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
-from fleet.protocol import _kinds as k
-from fleet.protocol._encode import (
+from fleet.protocol._codec import kinds as k
+from fleet.protocol._codec.encode import (
     TAG,
     WRITERS,
     Out,
@@ -35,7 +35,7 @@ from fleet.protocol._encode import (
     write_pairs,
     write_str,
 )
-from fleet.protocol._exception_data import FIELDS, ExceptionData, describe, name_of_module
+from fleet.protocol._codec.exception_data import FIELDS, ExceptionData, describe, name_of_module
 from fleet.protocol.limits import CODEC_DEPTH_MAX
 
 FACTORIES: dict[str, Any] = {

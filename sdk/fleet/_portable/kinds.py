@@ -13,11 +13,12 @@ import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fleet import _rebuild, _rebuild_kinds
-from fleet._world import CannotTravel, named
+from fleet._portable.world import CannotTravel, named
+from fleet._rebuild import functions as _rebuild
+from fleet._rebuild import kinds as _rebuild_kinds
 
 if TYPE_CHECKING:
-    from fleet._portable import Session
+    from fleet._portable.pickler import Session
 
 UNNAMED_TYPES = {
     kind: name

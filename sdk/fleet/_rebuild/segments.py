@@ -1,4 +1,4 @@
-"""Code objects from the source that they were found in (``_source``), compiled as they were compiled there.
+"""Code objects from the source that they were found in (``_portable.source``), compiled as they were compiled there.
 
 Standard library only: baked into the guest; here it proves that a source makes the code object that it was found for.
 """

@@ -1,4 +1,4 @@
-"""Take classes apart so that ``_rebuild_classes`` can make them again, in another Python.
+"""Take classes apart so that ``_rebuild.classes`` can make them again, in another Python.
 
 What the class statement wrote travels as it is; what Python, ``dataclasses``, ``enum``, ``typing``, ``collections`` and
 attrs added is left out and added again by them, there.
@@ -17,11 +17,12 @@ import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fleet import _portable_attrs, _rebuild_classes
-from fleet._notes import names_in_texts, portable_notes
+from fleet._portable import attrs_classes as _portable_attrs
+from fleet._portable.notes import names_in_texts, portable_notes
+from fleet._rebuild import classes as _rebuild_classes
 
 if TYPE_CHECKING:
-    from fleet._portable import Session
+    from fleet._portable.pickler import Session
 
 _NEVER = frozenset(
     {

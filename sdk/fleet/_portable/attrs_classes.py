@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fleet._world import CannotTravel, World
+from fleet._portable.world import CannotTravel, World
 
 _OPTIONS = (
     "default",

@@ -1,4 +1,4 @@
-"""Make classes again that were taken apart (``_portable_classes``). Standard library only: baked into the guest.
+"""Make classes again that were taken apart (``_portable.classes``). Standard library only: baked into the guest.
 
 No code of the developer runs while a class is made: neither its metaclass, nor ``__init_subclass__`` or ``__set_name__``.
 What they did to the class is in its attributes already.
@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from fleet import _rebuild
+from fleet._rebuild import functions as _rebuild
 
 OF_MEMBERS = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
 """Attributes of enum members that ``enum`` sets itself."""

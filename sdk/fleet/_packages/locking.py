@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fleet._packages_cache import Cache, Lock, Packed, not_installed
-from fleet._packages_resolve import JAX_HINT, NUMERIC, IndexUnreachable, Wheel, install, name_of, needed_by, resolve
+from fleet._packages.cache import Cache, Lock, Packed, not_installed
+from fleet._packages.resolving import JAX_HINT, NUMERIC, IndexUnreachable, Wheel, install, name_of, needed_by, resolve
 from fleet.protocol.errors import DeployError, PayloadTooLarge
 from fleet.protocol.limits import PACKAGE_BYTES_MAX, PACKAGES_BYTES_MAX, PACKAGES_MAX
 from fleet.protocol.units import format_bytes

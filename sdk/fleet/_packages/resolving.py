@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fleet._packages_index import uv_environment
+from fleet._packages.index import uv_environment
 from fleet.protocol.errors import DeployError
 
 GUEST_PYTHON = "3.14"

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from fleet._world import CannotTravel, World
+from fleet._portable.world import CannotTravel, World
 
 _PLAIN = (str, int, float, bool, bytes, type(None), type(...))
 

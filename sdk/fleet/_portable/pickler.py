@@ -1,9 +1,9 @@
 """The portable pickler: functions and classes that no module of the sandbox holds travel as source.
 
-A pickle made here refers to the standard library, to ``fleet._rebuild`` and to modules that the sandbox has; no code object
-and nothing of a third party's pickler is in it. The same objects make the same bytes in every run.
+A pickle made here refers to the standard library, to ``fleet._rebuild`` and to modules that the sandbox has; no code
+object and nothing of a third party's pickler is in it. The same objects make the same bytes in every run.
 
-Errors: ``CannotTravel`` and ``NoSource`` name what; the caller finds where (``_blame``).
+Errors: ``CannotTravel`` and ``NoSource`` name what; the caller finds where (``blame``).
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from fleet import _portable_classes, _portable_kinds, _rebuild, _rebuild_kinds, _segments, _source
 from fleet._function import AsyncFunction, Function
 from fleet._imports import imports_in
-from fleet._notes import names_noted, portable_notes
+from fleet._portable import classes as _portable_classes
+from fleet._portable import kinds as _portable_kinds
+from fleet._portable import source as _source
+from fleet._portable.notes import names_noted, portable_notes
+from fleet._portable.world import MAIN, CannotTravel, World, lacking, named, way_to
+from fleet._rebuild import functions as _rebuild
+from fleet._rebuild import kinds as _rebuild_kinds
+from fleet._rebuild import segments as _segments
 from fleet._ref import Ref
 from fleet._resources import is_reader, mentions_reader, names_in
-from fleet._world import MAIN, CannotTravel, World, lacking, named, way_to
 
 PROTOCOL = 5
 _REDUCE_EX: Any = object.__reduce_ex__

@@ -13,9 +13,9 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fleet.protocol import _kinds as k
-from fleet.protocol._decode import Decoder, UnknownClass
-from fleet.protocol._encode_more import PYDANTIC_PARTS, class_attribute, declared_fields, sort_of
+from fleet.protocol._codec import kinds as k
+from fleet.protocol._codec.decode import Decoder, UnknownClass
+from fleet.protocol._codec.encode_more import PYDANTIC_PARTS, class_attribute, declared_fields, sort_of
 from fleet.protocol.errors import ProtocolError
 
 _PLAIN = (type(None), bool, int, float, str, bytes, tuple, list, dict, set, frozenset)

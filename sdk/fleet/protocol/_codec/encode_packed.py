@@ -1,4 +1,4 @@
-"""Values to data: long lists of one kind, packed: far quicker than one by one, and smaller. See ``_encode``.
+"""Values to data: long lists of one kind, packed: far quicker than one by one, and smaller. See ``encode``.
 
 A packer returns False, before it has written anything, where the elements don't fit after all.
 """
@@ -13,8 +13,8 @@ from operator import countOf, itemgetter
 from struct import Struct
 from typing import Any
 
-from fleet.protocol import _kinds as k
-from fleet.protocol._encode import PACKERS, WRITERS, Out, open_tagged, write_bytes, write_list
+from fleet.protocol._codec import kinds as k
+from fleet.protocol._codec.encode import PACKERS, WRITERS, Out, open_tagged, write_bytes, write_list
 from fleet.protocol.limits import CODEC_DEPTH_MAX
 
 

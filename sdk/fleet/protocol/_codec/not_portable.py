@@ -7,9 +7,9 @@ import datetime as dt
 import types
 from typing import Any
 
-from fleet.protocol import _kinds as k
-from fleet.protocol._encode import WRITERS, Refused
-from fleet.protocol._encode_more import EXACT, parts_of, sort_of, writer_of
+from fleet.protocol._codec import kinds as k
+from fleet.protocol._codec.encode import WRITERS, Refused
+from fleet.protocol._codec.encode_more import EXACT, parts_of, sort_of, writer_of
 from fleet.protocol.limits import CODEC_DEPTH_MAX
 
 _LOOKED_AT_MAX = 1_000_000

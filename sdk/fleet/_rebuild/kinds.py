@@ -1,4 +1,4 @@
-"""Make objects of the standard library again whose own pickles don't fit (``_portable_kinds``). Baked into the guest."""
+"""Make objects of the standard library again whose own pickles don't fit (``_portable.kinds``). Baked into the guest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fleet import _rebuild
+from fleet._rebuild import functions as _rebuild
 
 
 def cached(maxsize: int | None, typed: bool, raw: Callable[..., Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Values to data: the hot half of the codec, which runs in the guest. See ``codec`` and ``_kinds``.
+"""Values to data: the hot half of the codec, which runs in the guest. See ``codec`` and ``kinds``.
 
 A writer appends pieces to ``out``. ``out[0]`` is no piece but the memory that reading will take so far, and ``out[1]``
 the classes that were named (both are replaced at the end): attributes of an object of our own would cost twice as much.
@@ -11,7 +11,7 @@ from operator import countOf, itemgetter
 from struct import Struct
 from typing import Any
 
-from fleet.protocol import _kinds as k
+from fleet.protocol._codec import kinds as k
 from fleet.protocol.errors import ResultNotPortable
 from fleet.protocol.limits import CODEC_DEPTH_MAX, CODEC_VALUES_MAX, PAYLOAD_BYTES_MAX
 
@@ -237,7 +237,7 @@ def _packed(value: Any, out: Out, depth: int) -> bool:
 
 
 PACKERS: dict[type, Callable[[Any, Out, int], bool]] = {}
-"""By the type of the elements (see ``_encode_packed``). Each may still find that they don't fit, before it writes."""
+"""By the type of the elements (see ``encode_packed``). Each may still find that they don't fit, before it writes."""
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def other(value: Any, out: Out, depth: int) -> None:
     kind = type(value)
     writer = found.get(kind)
     if writer is None:
-        from fleet.protocol._encode_more import writer_of  # Here: it builds on this module.
+        from fleet.protocol._codec.encode_more import writer_of  # Here: it builds on this module.
 
         writer = writer_of(kind)
         if len(found) >= _KEYS_KEPT:
@@ -284,7 +284,7 @@ def encode(value: Any, name: str = "result", prefix: bytes = b"") -> bytes:
         most = f"{PAYLOAD_BYTES_MAX >> 20} MiB or {CODEC_VALUES_MAX:,} values"
         raise ResultNotPortable(f"{name} takes more than {most}") from None
     except (Refused, RecursionError) as error:
-        from fleet.protocol._not_portable import explain  # Here: it builds on this module.
+        from fleet.protocol._codec.not_portable import explain  # Here: it builds on this module.
 
         raise ResultNotPortable(explain(value, name, getattr(error, "reason", ""))) from None
     out[0], out[1] = prefix, b""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from fleet.protocol import _kinds as k
-from fleet.protocol._decode import Decoder
+from fleet.protocol._codec import kinds as k
+from fleet.protocol._codec.decode import Decoder
 
 _ROW = re.compile("\0([0-9]*)\0")
 """Stands in the path of a column for the number of the row, or for the key that the number means."""

@@ -1,0 +1,1 @@
+"""``packages=[...]``: ``locking`` from requirements to zips; ``resolving`` by uv, ``index`` where, ``cache`` what is kept."""
