@@ -78,8 +78,8 @@ def pickles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_tracebacks_show_the_developers_lines(bench: Bench, pickles: dict[str, bytes]) -> None:
     error = bench.raised(bench.load({PICKLE: pickles["outer"]}, "outer", module=""), 0)
     assert error.qualname == "ZeroDivisionError"
-    assert 'File "script.py", line 7, in outer\n    return inner(x)' in error.traceback
-    assert 'File "script.py", line 10, in inner\n    return 1 / x\n           ~~^~~' in error.traceback
+    assert 'File "script.py", line 8, in outer\n    return inner(x)' in error.traceback
+    assert 'File "script.py", line 11, in inner\n    return 1 / x\n           ~~^~~' in error.traceback
     assert "_rebuild" not in error.traceback and str(Path(__file__).parents[2]) not in error.traceback
 
 

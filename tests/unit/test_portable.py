@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -17,6 +16,7 @@ import fleet
 from fleet import _bundle
 from fleet._portable import source as _source
 from fleet.protocol.errors import DeployError
+from tests.conformance.interpreters import Unavailable, find
 from tests.unit import sdk_sample
 
 CASES = Path(__file__).with_name("portable_cases.py")
@@ -24,13 +24,11 @@ CASES = Path(__file__).with_name("portable_cases.py")
 
 def interpreter(version: str) -> str:
     """A CPython of that version; the test is skipped where there is none."""
-    if f"{sys.version_info.major}.{sys.version_info.minor}" == version:
-        return sys.executable
-    known = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python{version}"))
-    found = str(known[-1]) if known else shutil.which(f"python{version}")
-    if found is None or subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode:
-        pytest.skip(f"CPython {version} is not on this machine")
-    return found
+    major, minor = version.split(".")
+    try:
+        return str(find((int(major), int(minor))))
+    except Unavailable as why:
+        pytest.skip(str(why))
 
 
 def run(python: str, *command: str, cwd: Path | None = None, env: dict[str, str] | None = None, text: str = "") -> str:
