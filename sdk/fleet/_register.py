@@ -97,6 +97,7 @@ def describe(function: Function[Any, Any], app: str, tell: Tell | None = None) -
         yields=function.yields,
         signature=signature_text(function),
         doc=(inspect.getdoc(function._raw) or "").strip()[:TEXT_CHARS_MAX],
+        wheels={one.wheel: one.wheel_sha256 for one in packages.packages} if packages is not None else {},
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         sdk=fleet.__version__,
     )

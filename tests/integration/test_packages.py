@@ -91,6 +91,8 @@ def test_functions_share_packages_by_digest(shared_fleet: LocalFleet) -> None:
     slugs, page = client.bound(fn.slugs).manifest, client.bound(fn.page).manifest
     assert slugs is not None and page is not None
     assert [one.name for one in slugs.program.packages].count("python-slugify") == 1
+    assert any(name.startswith("python_slugify-8.0.4-") for name in slugs.wheels), "locked to files of the index"
+    assert len(slugs.wheels) == len(slugs.program.packages)
     assert slugs.program.packages == page.program.packages
     other = client.bound(fn.slugs.with_options(packages=["python-slugify==8.0.4"])).manifest
     assert other is not None

@@ -67,6 +67,8 @@ class Manifest(Message):
     signature: str = ""
     """For people: ``(x: int, y: int = 1) -> int``."""
     doc: str = ""
+    wheels: dict[str, Digest] = {}
+    """File name -> sha256 of what ``program.packages`` were made of, as the package index has them."""
     python: str = ""
     sdk: str = ""
 
