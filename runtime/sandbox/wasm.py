@@ -113,9 +113,12 @@ class WasmSandbox:
             self._spare = _Guest(self._machine)
 
     def tidy(self) -> None:
-        """Give back the memory of instances that nobody uses any more. Call it while idle."""
+        """Give back the memory of instances that nobody uses any more. Call it while idle.
+
+        Whoever changed its program once will change it again: the next instance is made now, not while a call waits.
+        """
         if self._old:
-            self._free_old()
+            self.prepare()
 
     def load(self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes] = ()) -> None:
         """Make ``program`` ready to run: keeps the instance that has it loaded, unless each call wants a fresh one.
