@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from fleet._ticket import Ticket
 from fleet.protocol import frames
@@ -99,16 +98,8 @@ class StreamTicket(Ticket):
         super().finish(error)
         self._notify()
 
-    def outcome(self) -> Any:
-        """Nothing, after the last item; raises what the call ended with."""
-        assert self.done, self.call
-        if self.error is not None:
-            raise self.error
-        assert self.final is not None, self.call
-        if self.final.error is not None:
-            raise self.final.error.to_error()
-        self.parts = {self.final.part: (self.final, self._last)}
-        return super().outcome()
+    def _final_bytes(self, part: int) -> bytes | memoryview:
+        return self._last
 
 
 class Positions:

@@ -132,10 +132,14 @@ class Ticket:
         assert self.final is not None, self.call
         if self.final.error is not None:
             raise self.final.error.to_error()
-        _, part = self.parts[self.final.part]
-        if not len(part):
+        data = self._final_bytes(self.final.part)
+        if not len(data):
             raise ProtocolError(f"the outcome of call {self.call} is empty")
-        value = decode_item(part, self.classes or ANY_OWN)
+        value = decode_item(data, self.classes or ANY_OWN)
         if isinstance(value, Failure):
             raise value.error
         return value
+
+    def _final_bytes(self, part: int) -> bytes | memoryview:
+        """The result bytes of the final record, which is part number ``part``."""
+        return self.parts[part][1]
