@@ -8,7 +8,7 @@ from itertools import islice
 from fleet.protocol.messages import CallsRequest, CallState, CallStatus, CarInfo, ExplainReply
 from fnplatform.dispatcher import chunks
 from fnplatform.dispatcher.matching import conditions, sentence
-from fnplatform.dispatcher.state import Board, Car, Ended, Entry, Phase
+from fnplatform.dispatcher.state import Board, Car, Entry, Phase
 
 
 def state_of(entry: Entry) -> CallState:
@@ -24,17 +24,6 @@ def row_of(entry: Entry) -> CallStatus:
         call=state.call, state=state_of(entry), app=state.app, function=state.function, version=state.version,
         group=state.group, items=state.items, items_done=done, attempt=entry.attempt, losses=entry.losses,
         submitted_unix_s=state.submitted_unix_s, car=entry.lease.car.name if entry.lease else None,
-    )  # fmt: skip
-
-
-def ended_row(ended: Ended) -> CallStatus:
-    """One row of a call that ended a while ago."""
-    state = ended.state
-    return CallStatus(
-        call=state.call, state=ended.outcome, app=state.app, function=state.function, version=state.version,
-        group=state.group, items=state.items, items_done=state.items or 0, attempt=ended.attempt,
-        submitted_unix_s=state.submitted_unix_s, finished_unix_s=ended.finished_unix_s, car=ended.car or None,
-        error=ended.error,
     )  # fmt: skip
 
 

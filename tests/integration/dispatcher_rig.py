@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -53,6 +53,8 @@ from fnplatform.group_commit import GroupCommit
 from fnplatform.jetstream import JetStream
 from fnplatform.provision import provision
 from fnplatform.registry import Registry
+
+TEST_S = 60.0
 
 HERE = Standing(eligible=True)
 AWAY = Standing(eligible=False, reasons=["not_parked"])
@@ -276,3 +278,14 @@ async def plane(data_dir: Path, *, dispatcher: bool = True) -> AsyncIterator[Pla
             await bus.close()
         with anyio.CancelScope(shield=True):
             await broker.stop()
+
+
+def with_plane(tmp_path: Path, test: Callable[[Plane], Awaitable[None]], *, dispatcher: bool = True) -> None:
+    """Run one test against a fresh platform, within a time limit."""
+
+    async def main() -> None:
+        with anyio.fail_after(TEST_S):
+            async with plane(tmp_path / "data", dispatcher=dispatcher) as made:
+                await test(made)
+
+    anyio.run(main)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,8 @@ from fnplatform.group_commit import GroupCommit
 from fnplatform.jetstream import JetStream
 from fnplatform.provision import provision
 from fnplatform.registry import Registry
+
+TEST_S = 60.0
 
 R = TypeVar("R", bound=Reply)
 ANSWER_S = 10.0
@@ -193,3 +195,14 @@ async def running(
             await bus.close()
         with anyio.CancelScope(shield=True):
             await broker.stop()
+
+
+def with_rig(tmp_path: Path, test: Callable[[Rig], Awaitable[None]], *, batching: bool = False) -> None:
+    """Run one test against a fresh platform, within a time limit."""
+
+    async def main() -> None:
+        with anyio.fail_after(TEST_S):
+            async with running(tmp_path / "data", batching=batching) as made:
+                await test(made)
+
+    anyio.run(main)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -54,9 +53,8 @@ from fleet.protocol.subjects import (
     InternalVerb,
 )
 from fleet.transport import Bus
-from tests.integration.dispatcher_rig import AWAY, HERE, FakeCar, Plane, plane
+from tests.integration.dispatcher_rig import AWAY, HERE, FakeCar, Plane, with_plane
 
-LIMIT_S = 60.0
 PURGE = f"$JS.API.STREAM.PURGE.{STREAM_INVOCATIONS}"
 FOREIGN = [
     PURGE,
@@ -68,15 +66,6 @@ FOREIGN = [
     "_INBOX_control_rig.abc",
 ]
 GARBAGE = [b"", b"\x00", b"\xff" * 64, b"{}", b"null", b'{"leases": 3}', b"\x80\x04\x95" + bytes(100), os.urandom(4096)]
-
-
-def with_plane(tmp_path: Path, test: Callable[[Plane], Awaitable[None]]) -> None:
-    async def main() -> None:
-        with anyio.fail_after(LIMIT_S):
-            async with plane(tmp_path / "data") as made:
-                await test(made)
-
-    anyio.run(main)
 
 
 async def granted(made: Plane, car: FakeCar) -> Lease:

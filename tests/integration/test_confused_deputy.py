@@ -6,7 +6,6 @@ Tried with nats-server 2.15.1: a careless responder that answers a request with 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -30,9 +29,8 @@ from fleet.protocol.messages import (
 )
 from fleet.protocol.subjects import API, CAR, OUTCOME, PARTITION, STREAM_INVOCATIONS, ApiVerb, CarVerb
 from fleet.transport import Bus, Request
-from tests.integration.frontdoor_rig import Rig, running
+from tests.integration.frontdoor_rig import Rig, with_rig
 
-LIMIT_S = 60.0
 PURGE = f"$JS.API.STREAM.PURGE.{STREAM_INVOCATIONS}"
 FOREIGN = [
     PURGE,
@@ -48,15 +46,6 @@ FOREIGN = [
     "_INBOX_dev_default.a..b",
     "_INBOX_control_rig.abc",
 ]
-
-
-def with_rig(tmp_path: Path, test: Callable[[Rig], Awaitable[None]]) -> None:
-    async def main() -> None:
-        with anyio.fail_after(LIMIT_S):
-            async with running(tmp_path / "data") as rig:
-                await test(rig)
-
-    anyio.run(main)
 
 
 async def one_waiting_call(rig: Rig) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -22,18 +21,7 @@ from fleet.protocol.messages import (
     RunStatus,
 )
 from fleet.protocol.subjects import STREAM_DEAD, STREAM_INVOCATIONS, STREAM_LOGS, ApiVerb, CarVerb
-from tests.integration.dispatcher_rig import Plane, plane
-
-LIMIT_S = 60.0
-
-
-def with_plane(tmp_path: Path, test: Callable[[Plane], Awaitable[None]], **options: bool) -> None:
-    async def main() -> None:
-        with anyio.fail_after(LIMIT_S):
-            async with plane(tmp_path / "data", **options) as made:
-                await test(made)
-
-    anyio.run(main)
+from tests.integration.dispatcher_rig import Plane, with_plane
 
 
 async def queue_is_empty(made: Plane) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -63,20 +62,7 @@ from fleet.protocol.subjects import (
     ApiVerb,
 )
 from fnplatform.jetstream import OnStored
-from tests.integration.frontdoor_rig import Rig, running
-
-LIMIT_S = 60.0
-
-
-def with_rig(tmp_path: Path, test: Callable[[Rig], Awaitable[None]], *, batching: bool = False) -> None:
-    """Run one test against a fresh platform, within a time limit."""
-
-    async def main() -> None:
-        with anyio.fail_after(LIMIT_S):
-            async with running(tmp_path / "data", batching=batching) as rig:
-                await test(rig)
-
-    anyio.run(main)
+from tests.integration.frontdoor_rig import Rig, with_rig
 
 
 async def queued(rig: Rig) -> dict[str, int]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-
-import anyio
 
 from fleet.protocol import limits
 from fleet.protocol.ids import new_call_id
@@ -28,10 +25,9 @@ from fleet.protocol.messages import (
     SubmitRequest,
 )
 from fleet.protocol.subjects import BLOB_PART, STREAM_BLOBS, ApiVerb, CarVerb
-from tests.integration.dispatcher_rig import Plane, plane
-from tests.integration.frontdoor_rig import Rig, running
+from tests.integration.dispatcher_rig import Plane, with_plane
+from tests.integration.frontdoor_rig import Rig, with_rig
 
-LIMIT_S = 60.0
 PACKAGE = b"the files of a package"
 
 
@@ -47,24 +43,6 @@ def package(data: bytes = PACKAGE, **more: object) -> Package:
 def with_packages(manifest: Manifest, *packages: Package) -> Manifest:
     program = manifest.program.model_copy(update={"packages": list(packages)})
     return manifest.model_copy(update={"program": program})
-
-
-def with_rig(tmp_path: Path, test: Callable[[Rig], Awaitable[None]]) -> None:
-    async def main() -> None:
-        with anyio.fail_after(LIMIT_S):
-            async with running(tmp_path / "data") as rig:
-                await test(rig)
-
-    anyio.run(main)
-
-
-def with_plane(tmp_path: Path, test: Callable[[Plane], Awaitable[None]]) -> None:
-    async def main() -> None:
-        with anyio.fail_after(LIMIT_S):
-            async with plane(tmp_path / "data") as made:
-                await test(made)
-
-    anyio.run(main)
 
 
 async def expire(made: Plane | Rig, digest: str) -> None:

@@ -202,11 +202,6 @@ def cell() -> types.CellType:
     return types.CellType()
 
 
-def set_cell(made: types.CellType, contents: Any) -> None:
-    """Fill a cell that came by itself."""
-    made.cell_contents = contents
-
-
 def fleet_function(number: int | None, is_async: bool) -> Any:
     """A ``fleet.Function``, empty."""
     from fleet._function import AsyncFunction, Function
