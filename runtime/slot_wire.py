@@ -35,6 +35,10 @@ class SlotProgram:
     isolation: str = "instance"
     """``instance``: calls of the program share a warm sandbox; ``call``: a fresh one for every call."""
     tenant: str = ""
+    weights: tuple[tuple[str, int], ...] = ()
+    """Jax: digest and size in bytes of each piece of the weights, in order."""
+    batch: tuple[int, float] | None = None
+    """Jax: most rows of a batch, and seconds that its first call waits for others."""
 
 
 @dataclass(frozen=True, slots=True)

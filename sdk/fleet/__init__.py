@@ -40,12 +40,13 @@ if TYPE_CHECKING:
         VersionMismatch,
         WrongArguments,
     )
-    from fleet.protocol.options import Requires, Retries
+    from fleet.protocol.options import Batch, Requires, Retries
 
 __version__ = "0.1.0"
 
 __all__ = [
     "App",
+    "Batch",
     "Call",
     "CallCancelled",
     "CallError",
@@ -83,6 +84,7 @@ __all__ = [
 
 _HOMES = {
     "App": "fleet._app",
+    "Batch": "fleet.protocol.options",
     "Call": "fleet._call",
     "CallGroup": "fleet._group",
     "Client": "fleet._client",

@@ -201,7 +201,7 @@ assert_type(Jobs(of_lambda).held.map([1]), Iterator[int])
 
 wide: fleet.Call[object] = add.spawn(1)
 wide_group: fleet.CallGroup[int | str] = add.spawn_map([1])
-literal: Literal["wasm"] = add.options.runtime
+literal: Literal["wasm", "jax"] = add.options.runtime
 
 
 # --- put --------------------------------------------------------------------------------------------------------------

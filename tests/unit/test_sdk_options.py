@@ -115,7 +115,8 @@ def test_an_int_says_how_often_to_try_again() -> None:
         ("name", 7, "no text"),
         ("requires", "eu", "fleet.Requires"),
         ("requires", fleet.Requires(min_stay="10m"), "can't be promised yet"),
-        ("runtime", "jax", "comes with a later release"),
+        ("params", {"w": 1}, 'is for runtime="jax" alone'),
+        ("batch", 64, "give fleet.Batch"),
         ("runtime", "java", "not allowed"),
         ("on", ["cron"], "on= comes with a later release"),
         ("packages", "python-slugify", "give a list"),
@@ -175,3 +176,15 @@ def test_requirements_are_kept_in_one_way_of_writing_them(given_text: str, kept:
 def test_packages_are_a_set() -> None:
     assert Options().changed({"packages": ["rich", "Attrs", "rich"]}).packages == ("attrs", "rich")
     assert Options().changed({"packages": None}).packages == ()
+
+
+def test_options_of_the_other_lane_are_refused() -> None:
+    with pytest.raises(InvalidOption, match="no file of yours reaches a car"):
+        fleet.function(runtime="jax", packages=["python-slugify"])
+    with pytest.raises(InvalidOption, match='is for runtime="jax" alone'):
+        fleet.function(batch=fleet.Batch(max_size=8))
+    with pytest.raises(InvalidOption, match="1 to 1024"):
+        fleet.Batch(max_size=0)
+    with pytest.raises(InvalidOption, match="max_wait"):
+        fleet.Batch(max_wait="2s")
+    assert fleet.Batch().max_wait_s == 0.005

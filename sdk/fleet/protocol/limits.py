@@ -34,6 +34,10 @@ PACKAGES_BYTES_MAX = 256 * MIB
 REFS_BYTES_MAX = 256 * MIB
 """All values of ``fleet.put`` that the arguments of one call (or of one chunk of a map) refer to."""
 MANIFEST_BYTES_MAX = 64 * KIB
+WEIGHTS_PIECE_BYTES_MAX = 128 * MIB
+"""One blob of a jax program's weights. A leaf larger than this is cut along its leading dimension."""
+WEIGHTS_BYTES_MAX = 4096 * MIB
+"""All weights of one jax program together."""
 CHECKPOINT_BYTES_MAX = 4 * MIB
 SAVED_BYTES_MAX = CHECKPOINT_BYTES_MAX + KIB
 """A checkpoint with what a generator notes beside it."""
@@ -44,6 +48,16 @@ ERROR_TEXT_CHARS_MAX = 64 * KIB
 CODEC_DEPTH_MAX = 64
 CODEC_VALUES_MAX = 16_000_000
 """Values (elements of containers, all together) in one result; long lists of numbers count as one."""
+
+# --- jax lane --------------------------------------------------------------------------------------------------------
+ARRAY_DIMENSIONS_MAX = 32
+JAX_LEAVES_MAX = 4096
+"""Arrays that a jax program takes (weights included), and gives."""
+WEIGHTS_PIECES_MAX = 256
+BATCH_SIZE_MAX = 1024
+BATCH_WAIT_S_MAX = 1.0
+KEPT_MAX = 16
+"""Values that one call may keep on the device (``fleet.keep``)."""
 
 # --- counts ----------------------------------------------------------------------------------------------------------
 SUBMIT_CALLS_MAX = 512
@@ -123,6 +137,8 @@ assert BLOB_PART_BYTES < MESSAGE_BYTES_MAX
 assert PAYLOAD_BYTES_MAX % BLOB_PART_BYTES == 0
 assert BUNDLE_BYTES_MAX <= PAYLOAD_BYTES_MAX and PACKAGE_BYTES_MAX <= PAYLOAD_BYTES_MAX, "code travels as blobs"
 assert REFS_BYTES_MAX >= PAYLOAD_BYTES_MAX, "every value that can be put can be used"
+assert WEIGHTS_PIECE_BYTES_MAX <= PAYLOAD_BYTES_MAX, "weights travel as blobs"
+assert WEIGHTS_PIECES_MAX * WEIGHTS_PIECE_BYTES_MAX >= 2 * WEIGHTS_BYTES_MAX, "pieces are at least half full"
 assert GRANT_ACCEPT_S < BEAT_S
 assert STREAM_WINDOW_ITEMS <= CHUNK_ITEMS_MAX, "what a car may have unreported fits one report"
 assert STREAM_IDLE_S > 5 * STREAM_BEAT_S and STREAM_PART_TTL_S > 10 * STREAM_IDLE_S

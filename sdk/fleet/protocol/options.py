@@ -90,6 +90,29 @@ class Requires:
         return None if self.min_stay is None else parse_seconds(self.min_stay, "min_stay", 0.0, _DELAY_S_MAX)
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Jax lane: a car runs concurrent calls of a function as one, joined along the leading dimension of its arrays.
+
+    ``max_size`` rows at most (1 to 1024); the first call of a batch waits for others up to ``max_wait`` (seconds, or a text
+    like ``"5ms"``; at most one second).
+    """
+
+    max_size: int = 64
+    max_wait: Duration = "5ms"
+
+    def __post_init__(self) -> None:
+        size = self.max_size
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= limits.BATCH_SIZE_MAX:
+            raise InvalidOption(f"max_size={size!r} is out of range: allowed is 1 to {limits.BATCH_SIZE_MAX}")
+        parse_seconds(self.max_wait, "max_wait", 0.0, limits.BATCH_WAIT_S_MAX)
+
+    @property
+    def max_wait_s(self) -> float:
+        """``max_wait`` in seconds."""
+        return parse_seconds(self.max_wait, "max_wait", 0.0, limits.BATCH_WAIT_S_MAX)
+
+
 class FunctionOptions(TypedDict, total=False):
     """Keywords of ``@fleet.function`` and ``with_options``; see API documentation of ``fleet.function``."""
 
@@ -105,7 +128,7 @@ class FunctionOptions(TypedDict, total=False):
     max_concurrency: int | None
     result_ttl: Duration
     params: Any
-    batch: Any
+    batch: Batch | None
     include: Iterable[str]
     exclude: Iterable[str]
     name: str | None
@@ -115,7 +138,7 @@ class FunctionOptions(TypedDict, total=False):
 class Options:
     """Checked options of one function."""
 
-    runtime: Literal["wasm"] = "wasm"
+    runtime: Literal["wasm", "jax"] = "wasm"
     memory_bytes: int = limits.MEMORY_BYTES_DEFAULT
     timeout_s: float = limits.TIMEOUT_S_DEFAULT
     queue_timeout_s: float | None = None
@@ -127,6 +150,9 @@ class Options:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    params: Any = None
+    """Jax lane: the weights, a pytree of arrays, or a callable that loads one. Compared by identity."""
+    batch: Batch | None = None
     name: str | None = None
 
     def changed(self, given: Mapping[str, Any]) -> Options:
@@ -142,7 +168,26 @@ class Options:
                 close = difflib.get_close_matches(key, [*_CHECKS, *_LATER], 1)
                 hint = f"did you mean {close[0]}=?" if close else f"there are: {', '.join(sorted(_CHECKS))}"
                 raise InvalidOption(f"fleet.function has no option {key}=", hint=hint)
-        return dataclasses.replace(self, **checked)
+        changed = dataclasses.replace(self, **checked)
+        _check_lane(changed)
+        return changed
+
+
+_JAX_ALONE = ("params", "batch")
+_WASM_ALONE = ("packages", "include", "exclude")
+
+
+def _check_lane(options: Options) -> None:
+    """InvalidOption for an option of the other lane."""
+    for name in _JAX_ALONE if options.runtime == "wasm" else ():
+        if getattr(options, name) is not None:
+            raise InvalidOption(f'{name}= is for runtime="jax" alone', hint=f'add runtime="jax", or leave {name}= out')
+    for name in _WASM_ALONE if options.runtime == "jax" else ():
+        if getattr(options, name):
+            raise InvalidOption(
+                f'{name}= is for runtime="wasm" alone: a jax function is traced here, and no file of yours reaches a car',
+                hint=f"leave {name}= out",
+            )
 
 
 def _refuse_later(key: str, value: Any) -> None:
@@ -152,11 +197,19 @@ def _refuse_later(key: str, value: Any) -> None:
 
 
 def _runtime(value: Any) -> str:
-    if value == "jax":
-        raise InvalidOption('runtime="jax" comes with a later release', hint='use runtime="wasm"')
-    if value != "wasm":
-        raise InvalidOption(f'runtime={value!r} is not allowed: there is "wasm"')
-    return "wasm"
+    if value not in ("wasm", "jax"):
+        raise InvalidOption(f'runtime={value!r} is not allowed: there are "wasm" and "jax"')
+    return str(value)
+
+
+def _params(value: Any) -> Any:
+    return value
+
+
+def _batch(value: Any) -> Batch | None:
+    if value is not None and not isinstance(value, Batch):
+        raise InvalidOption(f'batch={value!r} is not allowed: give fleet.Batch(max_size=64, max_wait="5ms")')
+    return value
 
 
 def _memory(value: Any) -> int:
@@ -280,6 +333,8 @@ _CHECKS: dict[str, tuple[str, Any]] = {
     "include": ("include", _include),
     "exclude": ("exclude", _exclude),
     "packages": ("packages", _packages),
+    "params": ("params", _params),
+    "batch": ("batch", _batch),
     "name": ("name", _name),
 }
-_LATER = ("on", "params", "batch")
+_LATER = ("on",)

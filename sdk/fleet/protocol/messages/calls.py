@@ -200,6 +200,8 @@ class OutcomeRecord(Message):
     """``ValueError: bad`` for listings."""
     blob: Digest | None = None
     blob_bytes: int = 0
+    kept: list[BlobRef] = Field([], max_length=limits.KEPT_MAX)
+    """Values that the result refers to instead of holding them (``fleet.keep``)."""
     items: int | None = None
     """How many items the whole chunk has, or the generator yielded."""
     group: Token | None = None

@@ -12,6 +12,20 @@ from fleet.protocol.messages.base import BlobRef, Digest, Message, Reply, Token,
 from fleet.protocol.messages.functions import Program
 
 
+class Device(Message):
+    """What runs jax programs in one lane of a car, and which modules it can read."""
+
+    lane: Literal["jax-cpu", "jax-gpu"]
+    kind: str = ""
+    """``NVIDIA H200``, or the processor's name."""
+    memory_bytes: int = 0
+    jaxlib: str = ""
+    calling_convention_min: int = 0
+    calling_convention_max: int = 0
+    stablehlo: str = ""
+    """The newest artifact version that it reads."""
+
+
 class Offer(Message):
     """What a car can run right now: the whole of it, replacing what it said before. ``slots`` 0: nothing."""
 
@@ -19,6 +33,9 @@ class Offer(Message):
     ahead: int = 1
     """Leases a slot takes beyond the one it runs."""
     lanes: list[str] = ["wasm"]
+    """``wasm``, ``jax-cpu``, ``jax-gpu``."""
+    devices: list[Device] = Field([], max_length=4)
+    """One for each jax lane."""
     memory_bytes: int = limits.MEMORY_BYTES_DEFAULT
     """The largest ``memory`` a function may ask for."""
     region: str = ""
@@ -180,6 +197,8 @@ class RunOutcome(Message):
     summary: str = ""
     blob: Digest | None = None
     blob_bytes: int = 0
+    kept: list[BlobRef] = Field([], max_length=limits.KEPT_MAX)
+    """Values that stay on the car's device (``fleet.keep``), stored as blobs too."""
     slot: str = ""
     started_unix_s: float = 0.0
     finished_unix_s: float = 0.0

@@ -35,10 +35,62 @@ class Package(Message):
     size_bytes: int = Field(gt=0, le=limits.PACKAGE_BYTES_MAX)
 
 
-class Program(Message):
-    """What a slot needs to make an instance of one version of one function."""
+class ArraySpec(Message):
+    """An array: numpy's name of its dtype (``float32``, ``bfloat16``), and its dimensions: numbers, or names and
+    expressions of names (``b``, ``2*n``) that each call gives a size."""
 
-    runtime: Literal["wasm"] = "wasm"
+    dtype: str = Field(pattern=r"^[a-z0-9_]{1,32}$")
+    shape: list[int | str] = Field([], max_length=limits.ARRAY_DIMENSIONS_MAX)
+
+
+class Weights(Message):
+    """One piece of the weights of a jax program: a safetensors file as a blob."""
+
+    digest: Digest
+    size_bytes: int = Field(gt=0, le=limits.WEIGHTS_PIECE_BYTES_MAX)
+
+
+class Batch(Message):
+    """Concurrent calls that a car runs as one, joined along the leading dimension."""
+
+    max_size: int = Field(64, ge=1, le=limits.BATCH_SIZE_MAX)
+    max_wait_s: float = Field(0.005, ge=0, le=limits.BATCH_WAIT_S_MAX)
+
+
+class JaxModule(Message):
+    """One exported module of a bundle: where it runs, and what a car needs to read it."""
+
+    platforms: list[Literal["cpu", "cuda", "tpu"]]
+    calling_convention: int
+    """Version of jax.export's calling convention."""
+    stablehlo: str
+    """Version of the StableHLO artifact, ``1.13.4``."""
+
+
+class JaxProgram(Message):
+    """What is known of a jax program without its bundle (``fleet.protocol.jax_bundle``), for matching and for callers."""
+
+    modules: list[JaxModule] = Field([], max_length=8)
+    why_not: dict[str, str] = {}
+    """Platform -> why there is no module for it; ``shapes`` -> why its shapes are fixed."""
+    x64: bool = False
+    inputs: list[ArraySpec] = []
+    """Flat arrays of one call, in order."""
+    outputs: list[ArraySpec] = []
+    arguments: str = ""
+    """How a call's arguments make ``inputs``: JSON of ``[[parameter, tree], ...]``, see ``jax_bundle``."""
+    weights: list[Weights] = Field([], max_length=limits.WEIGHTS_PIECES_MAX)
+    weights_bytes: int = 0
+    batch: Batch | None = None
+
+
+class Program(Message):
+    """What a slot needs to make an instance of one version of one function.
+
+    With ``runtime="jax"`` the bundle is a ``fleet.protocol.jax_bundle``, and ``jax`` tells about it.
+    """
+
+    runtime: Literal["wasm", "jax"] = "wasm"
     bundle: Digest
     bundle_bytes: int
     module: str
@@ -48,6 +100,7 @@ class Program(Message):
     isolation: Literal["instance", "call"] = "instance"
     packages: list[Package] = Field([], max_length=limits.PACKAGES_MAX)
     """What imports find behind the bundle, in this order."""
+    jax: JaxProgram | None = None
 
 
 class Manifest(Message):
