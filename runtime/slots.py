@@ -11,16 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import importlib.util
-import json
 import os
 import resource
 import signal
-import socket
-import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +24,7 @@ import anyio
 
 from fleet.protocol import limits
 from fleet.protocol.errors import ProtocolError
-from runtime import slot_events, slot_wire
+from runtime import slot_events, slot_spawn, slot_wire
 from runtime.held_values import HeldValues
 from runtime.slot_events import (
     Checkpoint,
@@ -44,7 +38,8 @@ from runtime.slot_events import (
     SlotEvent,
     Trapped,
 )
-from runtime.slot_page import Page, make_page
+from runtime.slot_page import Page
+from runtime.slot_spawn import Spawned
 from runtime.slot_wire import Bytes, FrameBuffer, Layers, Progress, SlotJob, SlotProgram
 
 __all__ = [
@@ -64,13 +59,9 @@ __all__ = [
 
 DATA_BYTES_MAX = limits.MEMORY_BYTES_MAX + 1024 * limits.MIB
 """The largest sandbox, and room for the host's part: payloads on their way in and out."""
-SOCKET_BYTES = 1 << 20
-"""Wanted size of the pipe's buffers; the kernel gives what it allows."""
 _READS_PER_WAKE = 16
-_PIPE_FD, _PAGE_FD = 3, 4
 _TAIL_BYTES = 4096
 _EOF_GRACE_S = 1.0
-_BOOT = "import sys,json;a=json.loads(sys.argv[1]);sys.path[:0]=a[0];from runtime.slot_main import main;main(a[1])"
 
 
 class SlotImage(Protocol):
@@ -123,7 +114,7 @@ class SlotProcess:
         """
         assert threading.current_thread() is threading.main_thread(), "a slot dies with the thread that spawned it"
         slot = cls(slot_id, on_event)
-        slot._spawn(str(image.path_aot), data_bytes_max)
+        slot._watch(slot_spawn.spawn(str(image.path_aot), data_bytes_max))
         return slot
 
     def load(self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes] = ()) -> None:
@@ -183,48 +174,10 @@ class SlotProcess:
 
     # --- start -------------------------------------------------------------------------------------------------------
 
-    def _spawn(self, path_aot: str, data_bytes_max: int) -> None:
-        with contextlib.ExitStack() as opened:
-            ours, theirs = socket.socketpair()
-            opened.callback(theirs.close)
-            undo = opened.enter_context(contextlib.ExitStack())
-            undo.callback(ours.close)
-            for end in (ours, theirs):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
-            ours.setblocking(False)
-            page = make_page()
-            opened.callback(os.close, page)
-            stderr = os.memfd_create("fleet-slot-stderr", os.MFD_CLOEXEC)
-            undo.callback(os.close, stderr)
-            settings = {
-                "pipe": _PIPE_FD,
-                "page": _PAGE_FD,
-                "parent_pid": os.getpid(),
-                "path_aot": path_aot,
-                "started_monotonic_s": time.monotonic(),
-                "data_bytes_max": data_bytes_max,
-            }
-            self._page = Page(page)
-            self.pid = os.posix_spawn(
-                sys.executable,
-                [
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    "-X",
-                    "utf8",
-                    "-c",
-                    _BOOT,
-                    json.dumps([_import_path(), json.dumps(settings)]),
-                ],
-                {},  # Nothing of the agent's environment, credentials least of all.
-                file_actions=_descriptors(theirs.fileno(), page, stderr),
-                setsigmask=[],
-                setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGCHLD],
-            )
-            undo.pop_all()
-        self._socket, self._stderr = ours, stderr
+    def _watch(self, process: Spawned) -> None:
+        self.pid, self._socket, self._stderr = process.pid, process.socket, process.stderr
+        self._page = Page(process.page)
+        os.close(process.page)
         self._pidfd = os.pidfd_open(self.pid)  # Nobody else waits for it: the number can't be another's yet.
         self._loop.add_reader(self._socket.fileno(), self._on_readable)
         self._reading = True
@@ -367,31 +320,3 @@ def _reap(pidfd: int) -> int:
 def _tail(stderr: int) -> str:
     size = os.fstat(stderr).st_size
     return os.pread(stderr, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace").strip()
-
-
-@functools.cache
-def _import_path() -> list[str]:
-    """Folders that a slot imports from: ours and wasmtime's; the standard library it finds by itself."""
-    folders: list[str] = []
-    for package in ("runtime", "fleet", "wasmtime"):
-        found = importlib.util.find_spec(package)
-        if found is None or found.origin is None:
-            raise FileNotFoundError(f"the package {package} is not installed")
-        folder = str(Path(found.origin).parent.parent)
-        if folder not in folders:
-            folders.append(folder)
-    return folders
-
-
-def _descriptors(pipe: int, page: int, stderr: int) -> list[tuple[int, ...] | tuple[int, int, str, int, int]]:
-    """File actions that give the child these three and nothing else."""
-    # dup2 onto a number that is still to be copied would lose that one: first out of the way, then in place.
-    first = max(pipe, page, stderr, 64) + 1
-    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
-    for offset, descriptor in enumerate((pipe, page, stderr)):
-        actions.append((os.POSIX_SPAWN_DUP2, descriptor, first + offset))
-    actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
-    for offset, place in ((2, 1), (2, 2), (0, _PIPE_FD), (1, _PAGE_FD)):
-        actions.append((os.POSIX_SPAWN_DUP2, first + offset, place))
-    actions += [(os.POSIX_SPAWN_CLOSE, first + offset) for offset in range(3)]
-    return actions

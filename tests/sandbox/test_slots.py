@@ -23,7 +23,7 @@ import anyio.lowlevel
 import pytest
 
 from fleet.protocol import codec, frames
-from runtime import slots
+from runtime import slot_spawn
 from runtime.guest.build import GuestImage
 from runtime.sandbox import landlock, lockdown, seccomp
 from runtime.slot_wire import SlotJob, SlotProgram
@@ -96,7 +96,7 @@ def pickled(*args: Any, **kwargs: Any) -> bytes:
     return pickle.dumps((args, kwargs), protocol=5)
 
 
-def value(result: slots.SlotEvent) -> Any:
+def value(result: SlotEvent) -> Any:
     assert isinstance(result, Done), result
     data = memoryview(result.result)
     assert data[0] == 0, bytes(data[:300])
@@ -437,7 +437,7 @@ async def other_process(code: str, monkeypatch: pytest.MonkeyPatch) -> Desk:
         path_aot = "/nonexistent"
 
     boot = f"import socket, os, struct, time, sys; pipe = socket.socket(fileno=3)\n{code}"
-    monkeypatch.setattr(slots, "_BOOT", boot)
+    monkeypatch.setattr(slot_spawn, "_BOOT", boot)
     desk = Desk()
     desk.slot = await SlotProcess.start(slot_id="liar", image=NoImage(), on_event=desk.note)
     return desk
