@@ -12,7 +12,7 @@ from fleet.protocol import limits
 from fleet.protocol.messages import Lease
 from fnplatform.dispatcher import chunks, leases
 from fnplatform.dispatcher.events import Check, Drop, Grant, GrantAnswered
-from fnplatform.dispatcher.matching import fits
+from fnplatform.dispatcher.matching import fits, ranked
 from fnplatform.dispatcher.queues import UNKNOWN_RUN_S, FunctionQueue
 from fnplatform.dispatcher.state import Board, Car, Entry, Held, Phase
 
@@ -87,11 +87,10 @@ def _car_for(board: Board, queue: FunctionQueue) -> Car | None:
     if last is not None and idles and fits(queue.need, last.offer_class):
         return last
     for index in (board.free, board.ahead) if queue.short else (board.free,):
-        for kind, cars in index.items():
-            if cars and fits(queue.need, kind):
-                for car in cars.values():
-                    if not car.avoids(version):
-                        return car
+        for kind in ranked(queue.need, index):
+            for car in index[kind].values():
+                if not car.avoids(version):
+                    return car
     return None
 
 

@@ -175,7 +175,7 @@ class Car:
 
     def offers(self, offer: Offer) -> None:
         """It says what it can run."""
-        if offer != self.offer or not self.offer_class.lanes:
+        if offer != self.offer or not self.offer_class.readers:
             self.offer = offer
             self.offer_class = class_of(offer)
         self.offer_valid = True

@@ -51,6 +51,7 @@ from fleet.protocol.messages.cars import (
     CarsReply,
     CarsRequest,
     CheckpointPut,
+    Device,
     GrantReply,
     GrantRequest,
     Lease,
@@ -70,6 +71,8 @@ from fleet.protocol.messages.cars import (
 from fleet.protocol.messages.functions import (
     AppRecord,
     AppVersion,
+    ArraySpec,
+    Batch,
     DeleteReply,
     DeleteRequest,
     DeployReply,
@@ -80,6 +83,8 @@ from fleet.protocol.messages.functions import (
     FunctionsRequest,
     HistoryReply,
     HistoryRequest,
+    JaxModule,
+    JaxProgram,
     Manifest,
     Package,
     Program,
@@ -89,6 +94,7 @@ from fleet.protocol.messages.functions import (
     Retries,
     RollbackReply,
     RollbackRequest,
+    Weights,
 )
 from fleet.protocol.messages.platform import (
     BlobGet,
@@ -108,6 +114,8 @@ from fleet.protocol.messages.platform import (
 __all__ = [
     "AppRecord",
     "AppVersion",
+    "ArraySpec",
+    "Batch",
     "Beat",
     "BeatReply",
     "BlobGet",
@@ -137,6 +145,7 @@ __all__ = [
     "DeleteRequest",
     "DeployReply",
     "DeployRequest",
+    "Device",
     "Digest",
     "ExplainReply",
     "ExplainRequest",
@@ -149,6 +158,8 @@ __all__ = [
     "HistoryReply",
     "HistoryRequest",
     "InvocationState",
+    "JaxModule",
+    "JaxProgram",
     "Lease",
     "LeaseGrant",
     "LogEntry",
@@ -190,5 +201,6 @@ __all__ = [
     "SubmitResult",
     "Token",
     "Version",
+    "Weights",
     "WireError",
 ]
