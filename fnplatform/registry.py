@@ -77,14 +77,23 @@ def check_manifest(manifest: Manifest) -> None:
             f"{name}: packages of {packages_bytes} bytes are over {limits.PACKAGES_BYTES_MAX}",
             hint="leave out what the function doesn't import",
         )
+    weights_bytes = sum(piece.size_bytes for piece in program.jax.weights) if program.jax is not None else 0
+    if weights_bytes > limits.WEIGHTS_BYTES_MAX:
+        raise PayloadTooLarge(
+            f"{name}: weights of {weights_bytes} bytes are over {limits.WEIGHTS_BYTES_MAX}",
+            hint="use a smaller dtype, such as bfloat16, or fewer weights",
+        )
     if len(manifest.model_dump_json()) > limits.MANIFEST_BYTES_MAX:
         raise PayloadTooLarge(f"{name}: its manifest is over {limits.MANIFEST_BYTES_MAX} bytes")
 
 
 def code_of(manifest: Manifest) -> list[str]:
-    """Digests of all blobs that a version needs to run: its bundle and its packages, each once."""
+    """Digests of all blobs that a version needs to run: its bundle, its packages and its weights, each once."""
     program = manifest.program
-    return list(dict.fromkeys([program.bundle, *(package.digest for package in program.packages)]))
+    weights = program.jax.weights if program.jax is not None else []
+    return list(
+        dict.fromkeys([program.bundle, *(one.digest for one in program.packages), *(one.digest for one in weights)])
+    )
 
 
 def live_version(record: AppRecord) -> AppVersion:

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
-from fleet._function import AsyncFunction, Decorator, Function, decorate
+from fleet._function import AsyncFunction, Decorator, Function, ParamsDecorator, decorate
 from fleet.protocol.ids import check_token, token_of
-from fleet.protocol.options import FunctionOptions
+from fleet.protocol.options import FunctionOptions, PlainOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,7 +29,9 @@ class App:
     @overload
     def function(self, raw: Callable[P, R], /) -> Function[P, R]: ...
     @overload
-    def function(self, /, **options: Unpack[FunctionOptions]) -> Decorator: ...
+    def function(self, /, *, params: object, **options: Unpack[PlainOptions]) -> ParamsDecorator: ...
+    @overload
+    def function(self, /, **options: Unpack[PlainOptions]) -> Decorator: ...
     def function(self, raw: Callable[..., Any] | None = None, /, **options: Unpack[FunctionOptions]) -> Any:
         """Make a function of this app; takes what ``fleet.function`` takes."""
         return decorate(raw, self.name, dict(options))

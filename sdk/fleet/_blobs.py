@@ -20,7 +20,7 @@ class Blobs:
     def __init__(self, api: Api) -> None:
         self._api = api
 
-    async def put(self, digest: str, data: bytes | memoryview) -> None:
+    async def put(self, digest: str, data: bytes | bytearray | memoryview) -> None:
         """Store ``data`` under its digest. In order, so that the platform hashes as it comes; stops if it is there."""
         view = memoryview(data)
         for part in range(max(1, -(-len(view) // BLOB_PART_BYTES))):

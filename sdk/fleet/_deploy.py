@@ -71,6 +71,7 @@ def deploy(client: Client, loaded: LoadedApp, tell: Callable[[str], None] | None
     ``tell`` gets a line for each step that packages take which this machine doesn't know yet.
     """
     from fleet._register import code, describe
+    from fleet._upload import patience_s, upload
     from fleet.protocol.messages import DeployReply, DeployRequest
     from fleet.protocol.subjects import ApiVerb
 
@@ -82,13 +83,13 @@ def deploy(client: Client, loaded: LoadedApp, tell: Callable[[str], None] | None
         owners[bundle.digest] = (bundle, packages)
         owners.update({one.digest: (bundle, packages) for one in manifest.program.packages})
     request = DeployRequest(app=loaded.app, manifests=manifests)
+    timeout_s = patience_s(manifests)
 
     async def work() -> DeployReply:
-        reply, _ = await client.api.ask(ApiVerb.DEPLOY, request, DeployReply)
-        for digest in reply.missing:
-            await client.blobs.put(digest, code(digest, *owners[digest]))
+        reply, _ = await client.api.ask(ApiVerb.DEPLOY, request, DeployReply, timeout_s=timeout_s)
+        await upload(client.blobs, reply.missing, lambda digest: code(digest, *owners[digest]), tell)
         if reply.missing:
-            reply, _ = await client.api.ask(ApiVerb.DEPLOY, request, DeployReply)
+            reply, _ = await client.api.ask(ApiVerb.DEPLOY, request, DeployReply, timeout_s=timeout_s)
         if reply.missing or reply.app_version is None:
             raise DeployError(f"the platform did not keep the code of {loaded.app}", hint="try again")
         return reply

@@ -23,11 +23,11 @@ from typing import (
     overload,
 )
 
-from fleet import _context, _generators, _names, _ref
+from fleet import _context, _generators, _names, _params, _ref
 from fleet._verbs import ForEach, Map, Remote, Spawn, SpawnMap
 from fleet.protocol.errors import InvalidOption, NotDeployed, WrongArguments
 from fleet.protocol.ids import check_token, token_of
-from fleet.protocol.options import FunctionOptions, Options
+from fleet.protocol.options import FunctionOptions, Options, PlainOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,6 +50,8 @@ class Function(Generic[P, R]):
     __name__: str
     __qualname__: str
     __wrapped__: Callable[P, R]
+    __signature__: inspect.Signature
+    """That of calls, where it isn't that of the wrapped function: weights aren't given by callers."""
 
     def __init__(self, raw: Callable[P, R] | None, options: Options, app: str | None, ref: _Ref | None = None) -> None:
         self._raw = raw
@@ -59,6 +61,8 @@ class Function(Generic[P, R]):
         self.yields = _generators.is_generator(raw)
         if raw is not None:
             functools.update_wrapper(cast(Any, self), raw)
+            if options.params is not None:
+                self.__signature__ = _params.signature(raw)
             made = collected.get()
             if made is not None:
                 made.append(self)
@@ -71,6 +75,8 @@ class Function(Generic[P, R]):
         if _context.installed() is not None:
             return self._raw(*args, **kwargs)
         given, named = _ref.values_of(args, kwargs)
+        if self.options.params is not None:
+            given, named = _params.inject(self._raw, self.params, given, named)
         token = _context.enter_local()
         try:
             value = self._raw(*given, **named)
@@ -115,6 +121,13 @@ class Function(Generic[P, R]):
     remote_gen = _generators.RemoteGenOf()
     """Runs a generator function on a car and iterates what it yields, as it yields."""
 
+    @property
+    def params(self) -> Any:
+        """The weights of ``params=`` as a pytree, loaded once per process. InvalidOption where it has none."""
+        if self.options.params is None:
+            raise InvalidOption(f"{self.display_name} has no params=", hint="give it the weights with params=")
+        return _params.load(self.options.params)
+
     def with_options(self, **options: Unpack[FunctionOptions]) -> Function[P, R]:
         """A copy with ``options`` changed; InvalidOption names what is allowed."""
         if self._raw is None:
@@ -157,7 +170,16 @@ class Function(Generic[P, R]):
     @functools.cached_property
     def _checker(self) -> Callable[..., None] | None:
         """A function with this signature and an empty body: calling it words errors just as Python does."""
-        return None if self._raw is None else _make_checker(self._raw, self.display_name)
+        return None if self._raw is None else _make_checker(self._call_signature(), self.display_name)
+
+    def _call_signature(self) -> inspect.Signature | None:
+        """What calls take; None where that isn't known (builtins)."""
+        if "__signature__" in self.__dict__:
+            return self.__signature__
+        try:
+            return inspect.signature(cast(Any, self._raw), follow_wrapped=False)
+        except (TypeError, ValueError):
+            return None
 
     def check_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """WrongArguments, in Python's words, when the signature doesn't take these."""
@@ -166,7 +188,7 @@ class Function(Generic[P, R]):
         try:
             self._checker(*args, **kwargs)
         except TypeError as error:
-            hint = f"its signature is {self.display_name}{inspect.signature(cast(Any, self._raw))}"
+            hint = f"its signature is {self.display_name}{inspect.signature(self)}"
             raise WrongArguments(str(error), hint=hint) from None
 
     def __repr__(self) -> str:
@@ -230,6 +252,12 @@ class Decorator(Protocol):
     def __call__(self, raw: Callable[P, R], /) -> Function[P, R]: ...
 
 
+class ParamsDecorator(Protocol):
+    """What ``fleet.function(params=...)`` returns: callers don't give the first parameter, which takes the weights."""
+
+    def __call__(self, raw: Callable[Concatenate[Any, P], R], /) -> Function[P, R]: ...
+
+
 def decorate(raw: Callable[..., Any] | None, app: str | None, given: dict[str, Any]) -> Any:
     """The Function of ``raw``, or a decorator that makes it; options are checked right away (InvalidOption)."""
     options = Options().changed(given)
@@ -247,10 +275,8 @@ def _make(raw: Any, app: str | None, options: Options) -> Function[..., Any]:
     return kind(raw, options, app)
 
 
-def _make_checker(raw: Callable[..., Any], display_name: str) -> Callable[..., None] | None:
-    try:
-        parameters = inspect.signature(raw, follow_wrapped=False).parameters.values()
-    except (TypeError, ValueError):  # Builtins without a signature: the car will tell.
+def _make_checker(signature: inspect.Signature | None, display_name: str) -> Callable[..., None] | None:
+    if signature is None:  # The car will tell.
         return None
     # Built from bare names: no annotation and no default of the developer is evaluated here.
     bare = [
@@ -258,7 +284,7 @@ def _make_checker(raw: Callable[..., Any], display_name: str) -> Callable[..., N
             annotation=inspect.Parameter.empty,
             default=parameter.default if parameter.default is inspect.Parameter.empty else None,
         )
-        for parameter in parameters
+        for parameter in signature.parameters.values()
     ]
     namespace: dict[str, Any] = {}
     exec(f"def checker{inspect.Signature(bare)}: pass", namespace)
@@ -272,7 +298,9 @@ def function(raw: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncFunction[P, R]
 @overload
 def function(raw: Callable[P, R], /) -> Function[P, R]: ...
 @overload
-def function(**options: Unpack[FunctionOptions]) -> Decorator: ...
+def function(*, params: object, **options: Unpack[PlainOptions]) -> ParamsDecorator: ...
+@overload
+def function(**options: Unpack[PlainOptions]) -> Decorator: ...
 def function(raw: Callable[..., Any] | None = None, /, **options: Unpack[FunctionOptions]) -> Any:
     """Make a function runnable on parked cars; bare (``@fleet.function``) or with options.
 
@@ -281,6 +309,10 @@ def function(raw: Callable[..., Any] | None = None, /, **options: Unpack[Functio
     only), ``requires`` (``fleet.Requires``), ``isolation`` ("instance": one warm sandbox per function, "call": fresh for
     every call), ``max_concurrency`` (over the whole fleet), ``result_ttl`` ("7d"), ``include`` and ``exclude`` (file
     patterns of the bundle), ``name``. Options out of range raise InvalidOption right here.
+
+    ``runtime="jax"``: the function is traced here and runs on cars as a compiled program. ``params`` are its weights, a
+    pytree of arrays or a callable that loads one; its parameter called ``params``, else its first, takes them, and callers
+    don't give it. ``batch``: ``fleet.Batch``.
 
     Any callable with a name will do: lambdas, closures, partials, bound methods, functions of a script, a command or a
     notebook cell. What one that no module holds refers to (globals, variables around it, classes) is captured with its first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
@@ -15,11 +16,13 @@ from fleet._bundle import Bundle, bundle_of
 from fleet._classes import Classes
 from fleet._function import Function
 from fleet._portable.arguments import ArgumentPickler
+from fleet._upload import patience_s, upload
 from fleet.protocol.errors import DeployError
 from fleet.protocol.messages import Manifest, Package, Program, RegisterReply, RegisterRequest, Requires, Retries
 from fleet.protocol.subjects import ApiVerb
 
 if TYPE_CHECKING:
+    from fleet._jax.params import Params
     from fleet._packages.cache import Lock
     from fleet._packages.locking import Tell
 
@@ -39,6 +42,7 @@ class Bound:
     manifest: Manifest | None = None
     bundle: Bundle | None = None
     packages: Lock | None = None
+    weights: Params | None = None
     classes: Classes | None = None
     """What its results may be made of; None where its source is not here."""
 
@@ -52,7 +56,7 @@ def bind(client: object, function: Function[Any, Any]) -> Bound:
     tops = packages.tops if packages is not None else ()
     pickler = ArgumentPickler(bundle.modules, bundle.members, tops)
     classes = Classes(function._raw, pickler.classes)
-    return Bound(client, manifest.app, manifest.function, None, pickler, manifest, bundle, packages, classes)
+    return Bound(client, manifest.app, manifest.function, None, pickler, manifest, bundle, packages, classes=classes)
 
 
 def describe(function: Function[Any, Any], app: str, tell: Tell | None = None) -> tuple[Manifest, Bundle, Lock | None]:
@@ -113,22 +117,25 @@ def lock(function: Function[Any, Any], tell: Tell | None = None) -> Lock | None:
     return locking.lock(function.options.packages, tell)
 
 
-def code(digest: str, bundle: Bundle, packages: Lock | None) -> bytes:
-    """What the platform misses of a function's code: its bundle, or one of its packages."""
-    if digest == bundle.digest or packages is None:
+def code(digest: str, bundle: Bundle, packages: Lock | None, weights: Params | None = None) -> bytes | bytearray:
+    """What the platform misses of a function's code: its bundle, one of its packages, or a piece of its weights."""
+    if digest == bundle.digest:
         return bundle.data
-    return packages.read(digest)
+    source = packages if weights is None else weights
+    assert source is not None, "the platform misses what was named to it"
+    return source.read(digest)
 
 
 async def register(api: Api, blobs: Blobs, bound: Bound) -> str:
     """Register the version of ``bound`` and note it there; only code that is missing there is sent."""
     assert bound.manifest is not None and bound.bundle is not None
     request = RegisterRequest(manifests=[bound.manifest])
-    reply, _ = await api.ask(ApiVerb.REGISTER, request, RegisterReply)
+    timeout_s = patience_s(request.manifests)
+    reply, _ = await api.ask(ApiVerb.REGISTER, request, RegisterReply, timeout_s=timeout_s)
     if reply.missing:
-        for digest in reply.missing:
-            await blobs.put(digest, code(digest, bound.bundle, bound.packages))
-        reply, _ = await api.ask(ApiVerb.REGISTER, request, RegisterReply)
+        read = functools.partial(code, bundle=bound.bundle, packages=bound.packages, weights=bound.weights)
+        await upload(blobs, reply.missing, read)
+        reply, _ = await api.ask(ApiVerb.REGISTER, request, RegisterReply, timeout_s=timeout_s)
     if reply.missing or not reply.versions:
         raise DeployError(f"the platform did not keep the code of {bound.app}.{bound.function}", hint="try again")
     bound.version = reply.versions[0]
@@ -148,7 +155,7 @@ def signature_text(function: Function[Any, Any]) -> str:
     """``(x: int, y: int = 1) -> int``, the same in every process; empty if there is none."""
     assert function._raw is not None
     try:
-        signature = inspect.signature(function._raw)
+        signature = inspect.signature(function)
     except (TypeError, ValueError):
         return ""
     bare = [

@@ -12,6 +12,7 @@ MODULES = (
     "fleet._function",
     "fleet._generators",
     "fleet._names",
+    "fleet._params",
     "fleet._rebuild",
     "fleet._rebuild.annotate",
     "fleet._rebuild.classes",

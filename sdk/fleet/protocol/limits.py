@@ -35,7 +35,7 @@ REFS_BYTES_MAX = 256 * MIB
 """All values of ``fleet.put`` that the arguments of one call (or of one chunk of a map) refer to."""
 MANIFEST_BYTES_MAX = 64 * KIB
 WEIGHTS_PIECE_BYTES_MAX = 128 * MIB
-"""One blob of a jax program's weights. A leaf larger than this is cut along its leading dimension."""
+"""One blob of a jax program's weights. A larger leaf is cut."""
 WEIGHTS_BYTES_MAX = 4096 * MIB
 """All weights of one jax program together."""
 CHECKPOINT_BYTES_MAX = 4 * MIB

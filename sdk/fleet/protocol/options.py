@@ -113,8 +113,8 @@ class Batch:
         return parse_seconds(self.max_wait, "max_wait", 0.0, limits.BATCH_WAIT_S_MAX)
 
 
-class FunctionOptions(TypedDict, total=False):
-    """Keywords of ``@fleet.function`` and ``with_options``; see API documentation of ``fleet.function``."""
+class PlainOptions(TypedDict, total=False):
+    """Keywords that leave a function's signature as it is."""
 
     runtime: Literal["wasm", "jax"]
     memory: int | str
@@ -127,11 +127,16 @@ class FunctionOptions(TypedDict, total=False):
     isolation: Literal["instance", "call"]
     max_concurrency: int | None
     result_ttl: Duration
-    params: Any
     batch: Batch | None
     include: Iterable[str]
     exclude: Iterable[str]
     name: str | None
+
+
+class FunctionOptions(PlainOptions, total=False):
+    """Keywords of ``@fleet.function`` and ``with_options``; see API documentation of ``fleet.function``."""
+
+    params: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +155,8 @@ class Options:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
-    params: Any = None
-    """Jax lane: the weights, a pytree of arrays, or a callable that loads one. Compared by identity."""
+    params: Any = dataclasses.field(default=None, compare=False)  # arrays know no == of their own
+    """Jax lane: the weights, a pytree of arrays, or a callable that loads one."""
     batch: Batch | None = None
     name: str | None = None
 
