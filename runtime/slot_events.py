@@ -6,10 +6,12 @@ is a ProtocolError, and the agent kills the slot that sent it.
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fleet.protocol import limits
 from fleet.protocol.errors import ProtocolError
@@ -24,6 +26,8 @@ class Ready:
     start_s: float
     memory_bytes: int
     """Resident memory of the process."""
+    device: dict[str, Any] | None = None
+    """Jax lanes: what runs programs there, as the fields of ``messages.cars.Device``; not checked yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +111,10 @@ _TRAPPED = struct.Struct("<Qi")  # job, item or -1
 _FAILED = struct.Struct("<Q")
 
 
-def ready_frame(layers: Layers, start_s: float, memory_bytes: int) -> list[Bytes]:
+def ready_frame(layers: Layers, start_s: float, memory_bytes: int, device: dict[str, Any] | None = None) -> list[Bytes]:
     held, missing = ",".join(layers.held).encode(), ",".join(layers.missing).encode()
-    return frame(Kind.READY, _READY.pack(start_s, memory_bytes, len(held)) + held + missing)
+    body: list[Bytes] = [] if device is None else [json.dumps(device).encode()]
+    return frame(Kind.READY, _READY.pack(start_s, memory_bytes, len(held)) + held + missing, body)
 
 
 def items_frame(job: int, first: int, results: Bytes) -> list[Bytes]:
@@ -171,7 +176,19 @@ def _read_ready(head: bytes, body: Bytes) -> Ready:
     names = head[_READY.size :]
     held, missing = _clean(names[:held_bytes]), _clean(names[held_bytes:])
     layers = Layers(tuple(filter(None, held.split(","))), tuple(filter(None, missing.split(","))))
-    return Ready(layers, _seconds(start_s), memory_bytes)
+    return Ready(layers, _seconds(start_s), memory_bytes, _device(body) if len(body) else None)
+
+
+def _device(body: Bytes) -> dict[str, Any]:
+    if len(body) > TEXT_BYTES_MAX:
+        raise ProtocolError(f"a slot told {len(body)} bytes of its device")
+    try:
+        told = json.loads(bytes(body))
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        raise ProtocolError("what a slot told of its device can't be read")
+    return told
 
 
 def _read_items(head: bytes, body: Bytes) -> Items:

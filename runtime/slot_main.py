@@ -18,14 +18,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from fleet.protocol.errors import SandboxTrap
 from runtime import slot_events, slot_wire
 from runtime.sandbox import lockdown
 from runtime.slot_page import Page
 from runtime.slot_stream import ItemStream
-from runtime.slot_wire import Bytes, Frame, FrameBuffer, Kind, LogLine, SlotJob, SlotProgram, SlotResult
+from runtime.slot_wire import Bytes, Frame, FrameBuffer, Kind, Layers, LogLine, SlotJob, SlotProgram, SlotResult
 
 _IOV_MAX = 1024
 _LARGE_BYTES = 4 << 20
@@ -43,10 +43,12 @@ class Settings:
     path_aot: str
     started_monotonic_s: float
     data_bytes_max: int
+    lane: str = "wasm"
+    import_path: tuple[str, ...] = ()
 
 
 class Sandbox(Protocol):
-    """What the loop needs of ``runtime.sandbox.wasm.WasmSandbox``."""
+    """What the loop needs of ``runtime.sandbox.wasm.WasmSandbox`` and ``runtime.sandbox.jax.JaxSandbox``."""
 
     def prepare(self) -> None: ...
     def tidy(self) -> None: ...
@@ -243,29 +245,58 @@ def _resident_bytes() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+Begun = tuple[Sandbox, Layers, dict[str, Any] | None, int]
+"""A sandbox behind its walls, the layers of these, the device of a jax lane, and bytes that are resident."""
+
+
+def _begin_wasm(settings: Settings, plan: lockdown.Plan, held: list[str], reporter: Reporter) -> Begun:
+    os.environ["TOKIO_WORKER_THREADS"] = "1"  # wasmtime's clock runs on tokio, which would start one per core.
+    from runtime.sandbox.wasm import WasmSandbox  # Last: an orphan is gone before it has read 50 MB.
+
+    sandbox = WasmSandbox(settings.path_aot, reporter)
+    sandbox.prepare()  # Warms whatever is made on first use, while files can still be opened.
+    _keep_for_good()
+    resident_bytes = _resident_bytes()
+    return sandbox, lockdown.lock(plan, held), None, resident_bytes
+
+
+def _begin_jax(settings: Settings, plan: lockdown.Plan, held: list[str], reporter: Reporter) -> Begun:
+    readable = [*settings.import_path, sys.base_prefix, *lockdown.READABLE]
+    held = lockdown.lock_before_threads(plan, held, readable)
+    from runtime.sandbox import jax_start
+
+    started = jax_start.start(settings.lane)
+    from runtime.sandbox.jax import JaxSandbox  # Behind `start`, which says how jax is to be imported.
+
+    sandbox = JaxSandbox(reporter, started)
+    sandbox.prepare()
+    _keep_for_good()
+    resident_bytes = _resident_bytes()
+    return sandbox, lockdown.lock_threads(plan, held, jit=True), started.described, resident_bytes
+
+
+def _keep_for_good() -> None:
+    """What start-up made stays: later collections needn't look at it, and its pages stay shared."""
+    gc.collect()
+    gc.freeze()
+
+
 def main(argument: str) -> None:
     """Run one slot; ``argument`` is its Settings as JSON. Returns when the agent closes the pipe."""
     settings = Settings(**json.loads(argument))
     held = lockdown.prepare("fleet-slot", [settings.pipe, settings.page])
     lockdown.die_with_parent(settings.parent_pid)
-    os.environ["TOKIO_WORKER_THREADS"] = "1"  # wasmtime's clock runs on tokio, which would start one per core.
     page = Page(settings.page)
     os.close(settings.page)
     pipe = Pipe(socket.socket(fileno=settings.pipe))
     reporter = Reporter(pipe, page)
 
-    from runtime.sandbox.wasm import WasmSandbox  # Last: an orphan is gone before it has read 50 MB.
-
-    sandbox = WasmSandbox(settings.path_aot, reporter)
-    sandbox.prepare()  # Warms whatever is made on first use, while files can still be opened.
-    gc.collect()
-    gc.freeze()  # What start-up made stays: later collections needn't look at it, and its pages stay shared.
-    resident_bytes = _resident_bytes()
     plan = lockdown.Plan(settings.parent_pid, data_bytes_max=settings.data_bytes_max)
-    layers = lockdown.lock(plan, held)
+    begin = _begin_wasm if settings.lane == "wasm" else _begin_jax
+    sandbox, layers, device, resident_bytes = begin(settings, plan, held, reporter)
     start_s = time.monotonic() - settings.started_monotonic_s
     try:
-        pipe.send(slot_events.ready_frame(layers, start_s, resident_bytes))
+        pipe.send(slot_events.ready_frame(layers, start_s, resident_bytes, device))
         serve(pipe, sandbox, reporter)
     except (BrokenPipeError, ConnectionResetError):
         pass  # The agent is gone, and so is whoever would read why.

@@ -35,8 +35,10 @@ class Spawned:
     """Descriptor of what the process writes to stdout and stderr."""
 
 
-def spawn(path_aot: str, data_bytes_max: int) -> Spawned:
-    """Start a slot process. OSError when the machine has no process, descriptor or memory left."""
+def spawn(path_aot: str, data_bytes_max: int, lane: str = "wasm") -> Spawned:
+    """Start a slot process of ``lane`` (``path_aot`` is the wasm lane's). OSError when the machine has no process,
+    descriptor or memory left, or the packages of the lane aren't installed."""
+    import_path = list(_import_path(lane))
     with contextlib.ExitStack() as undo:
         ours, theirs = socket.socketpair()
         undo.callback(ours.close)
@@ -56,6 +58,8 @@ def spawn(path_aot: str, data_bytes_max: int) -> Spawned:
                 "path_aot": path_aot,
                 "started_monotonic_s": time.monotonic(),
                 "data_bytes_max": data_bytes_max,
+                "lane": lane,
+                "import_path": import_path,
             }
             pid = os.posix_spawn(
                 sys.executable,
@@ -67,7 +71,7 @@ def spawn(path_aot: str, data_bytes_max: int) -> Spawned:
                     "utf8",
                     "-c",
                     _BOOT,
-                    json.dumps([_import_path(), json.dumps(settings)]),
+                    json.dumps([import_path, json.dumps(settings)]),
                 ],
                 {},  # Nothing of the agent's environment, credentials least of all.
                 file_actions=_descriptors(theirs.fileno(), page, stderr),
@@ -78,11 +82,16 @@ def spawn(path_aot: str, data_bytes_max: int) -> Spawned:
     return Spawned(pid, ours, page, stderr)
 
 
+_OURS = ("runtime", "fleet")
+_JAX = ("jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "opt_einsum", "flatbuffers")
+_PACKAGES = {"wasm": (*_OURS, "wasmtime"), "jax-cpu": (*_OURS, *_JAX), "jax-gpu": (*_OURS, *_JAX)}
+
+
 @functools.cache
-def _import_path() -> list[str]:
-    """Folders that a slot imports from: ours and wasmtime's; the standard library it finds by itself."""
+def _import_path(lane: str) -> list[str]:
+    """Folders that a slot imports from: ours and those of its lane; the standard library it finds by itself."""
     folders: list[str] = []
-    for package in ("runtime", "fleet", "wasmtime"):
+    for package in _PACKAGES[lane]:
         found = importlib.util.find_spec(package)
         if found is None or found.origin is None:
             raise FileNotFoundError(f"the package {package} is not installed")

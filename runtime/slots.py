@@ -104,17 +104,19 @@ class SlotProcess:
         cls,
         *,
         slot_id: str,
-        image: SlotImage,
+        image: SlotImage | None,
         on_event: Callable[[SlotProcess, SlotEvent], None],
         data_bytes_max: int = DATA_BYTES_MAX,
+        lane: str = "wasm",
     ) -> SlotProcess:
         """Spawn a slot and return at once; ``Ready`` comes as an event. OSError when it can't be spawned.
 
-        ``data_bytes_max``: bound on the private memory of the process; leave room over the sandboxes' own limit.
+        ``data_bytes_max``: bound on the private memory of the process; leave room over the sandboxes' own limit. ``lane``: what
+        runs in it: ``wasm`` (the guest of ``image``), ``jax-cpu`` or ``jax-gpu`` (no image).
         """
         assert threading.current_thread() is threading.main_thread(), "a slot dies with the thread that spawned it"
         slot = cls(slot_id, on_event)
-        slot._watch(slot_spawn.spawn(str(image.path_aot), data_bytes_max))
+        slot._watch(slot_spawn.spawn("" if image is None else str(image.path_aot), data_bytes_max, lane))
         return slot
 
     def load(self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes] = ()) -> None:

@@ -7,9 +7,12 @@ while the process has one thread.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import stat
 import struct
+from collections.abc import Iterable
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _CREATE_RULESET_VERSION = 1
@@ -20,7 +23,7 @@ _FS_RIGHTS_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1
 _NET_RIGHTS = 0b11  # BIND_TCP, CONNECT_TCP: since ABI 4.
 _SCOPES = 0b11  # ABSTRACT_UNIX_SOCKET, SIGNAL: since ABI 6.
 
-_EXECUTE = 1 << 0
+_EXECUTE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 2, 1 << 3
 _MAKE_CHAR, _MAKE_SOCK, _MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM = 1 << 6, 1 << 9, 1 << 10, 1 << 11, 1 << 12
 _IOCTL_DEV = 1 << 15
 _NEVER_IN_SCRATCH = _EXECUTE | _MAKE_CHAR | _MAKE_SOCK | _MAKE_FIFO | _MAKE_BLOCK | _MAKE_SYM | _IOCTL_DEV
@@ -44,8 +47,10 @@ def abi() -> int:
         return 0
 
 
-def restrict(writable_folder: str | None = None) -> list[str]:
+def restrict(writable_folder: str | None = None, readable: Iterable[str] = ()) -> list[str]:
     """Give up all that this kernel's version can take away; files beneath ``writable_folder`` stay usable.
+
+    ``readable``: files, and folders with all beneath them, that can still be read; those that don't exist are left out.
 
     Returns the layers that hold now: of ``landlock`` (files), ``landlock-net``, ``landlock-scope``; none without
     Landlock. Needs ``no_new_privs``. OSError when the kernel has it and refuses.
@@ -62,6 +67,9 @@ def restrict(writable_folder: str | None = None) -> list[str]:
     try:
         if writable_folder is not None:
             _allow_beneath(ruleset, writable_folder, rights & ~_NEVER_IN_SCRATCH)
+        for path in readable:
+            with contextlib.suppress(FileNotFoundError):
+                _allow_beneath(ruleset, path, _READ_FILE | _READ_DIR)
         _syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0))
     finally:
         os.close(ruleset)
@@ -73,9 +81,11 @@ def restrict(writable_folder: str | None = None) -> list[str]:
     return held
 
 
-def _allow_beneath(ruleset: int, folder: str, rights: int) -> None:
-    parent = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def _allow_beneath(ruleset: int, path: str, rights: int) -> None:
+    parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
+        if not stat.S_ISDIR(os.fstat(parent).st_mode):
+            rights &= ~_READ_DIR  # A file has no such right.
         rule = struct.pack("<Qi", rights, parent)
         _syscall(_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(_RULE_PATH_BENEATH), rule, ctypes.c_uint(0))
     finally:

@@ -32,6 +32,18 @@ LAYERS = (
 )  # fmt: skip
 """Names of all layers, in the order they are put on."""
 
+READABLE = (
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/etc/ld.so.cache",
+    "/dev/urandom",
+    "/proc",
+    "/sys/devices/system",
+)
+"""What a slot that imports behind Landlock reads beside its import folders: libraries, facts on processor and memory."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -100,31 +112,74 @@ def lock(plan: Plan, prepared: Iterable[str] = ()) -> Layers:
     Orphaned when the agent is gone; OSError where a layer that every kernel has doesn't work (parent death, no new
     privileges): a slot without it must not run.
     """
-    tasks = "/proc/self/task"
-    assert not os.path.exists(tasks) or len(os.listdir(tasks)) == 1, "Landlock binds one thread: lock before the second"
+    _assert_one_thread()
     held = list(prepared)
-
-    def attempt(layer: str, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except OSError:
-            return
-        held.append(layer)
-
-    attempt("rlimits", lambda: set_limits(plan))
-    attempt("user", become_nobody)
+    _attempt(held, "rlimits", lambda: set_limits(plan))
+    _attempt(held, "user", become_nobody)
     set_no_new_privs()
     held.append("nonewprivs")
-    attempt("undumpable", lambda: _prctl(_PR_SET_DUMPABLE, 0))
+    _attempt(held, "undumpable", lambda: _prctl(_PR_SET_DUMPABLE, 0))
     die_with_parent(plan.parent_pid)
     held.append("pdeathsig")
     try:
         held += landlock.restrict(plan.scratch)
     except OSError:
-        pass  # Named among the missing below.
+        pass  # Named among the missing.
     if seccomp.supported():
         # With a scratch folder file calls are allowed, which is only sound behind Landlock.
-        attempt("seccomp", lambda: seccomp.install(scratch=plan.scratch is not None and "landlock" in held))
+        _attempt(held, "seccomp", lambda: seccomp.install(scratch=plan.scratch is not None and "landlock" in held))
+    return _layers(held)
+
+
+def lock_before_threads(plan: Plan, prepared: Iterable[str], readable: Iterable[str]) -> list[str]:
+    """The layers that bind a thread and what it starts, for a process whose imports start threads; returns those held.
+
+    ``readable``: files and folders that what is imported needs; nothing else is to be had from here on. ``lock_threads``
+    follows when all is imported, and before a foreign byte is read.
+    """
+    _assert_one_thread()
+    held = list(prepared)
+    _attempt(held, "rlimits", lambda: set_limits(plan))
+    set_no_new_privs()
+    held.append("nonewprivs")
+    try:
+        held += landlock.restrict(plan.scratch, readable)
+    except OSError:
+        pass  # Named among the missing.
+    return held
+
+
+def lock_threads(plan: Plan, held: list[str], *, jit: bool) -> Layers:
+    """The rest of the layers, in all threads that there are by now. As ``lock``, no file can be opened after.
+
+    glibc changes the user of all threads, the kernel shares dumpability between them and is told to with seccomp;
+    the parent-death signal is the process'.
+    """
+    _attempt(held, "user", become_nobody)
+    _attempt(held, "undumpable", lambda: _prctl(_PR_SET_DUMPABLE, 0))
+    die_with_parent(plan.parent_pid)
+    held.append("pdeathsig")
+    if "landlock" in held:
+        landlock.restrict()  # This thread, which parses what is foreign, needs none of the files any more.
+    if seccomp.supported():
+        _attempt(held, "seccomp", lambda: seccomp.install(scratch=False, jit=jit))
+    return _layers(held)
+
+
+def _assert_one_thread() -> None:
+    tasks = "/proc/self/task"
+    assert not os.path.exists(tasks) or len(os.listdir(tasks)) == 1, "Landlock binds one thread: lock before the second"
+
+
+def _attempt(held: list[str], layer: str, step: Callable[[], None]) -> None:
+    try:
+        step()
+    except OSError:
+        return
+    held.append(layer)
+
+
+def _layers(held: list[str]) -> Layers:
     assert set(held) <= set(LAYERS), held
     return Layers(tuple(filter(held.__contains__, LAYERS)), tuple(layer for layer in LAYERS if layer not in held))
 

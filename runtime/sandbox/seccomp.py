@@ -1,7 +1,8 @@
 """A seccomp allow-list, assembled by hand: what a slot may ask of the kernel once it is locked in.
 
 Everything else fails with EPERM, another architecture's calls end the process. Memory can't become executable any
-more: whatever escapes the sandbox can't bring native code of its own. No path can be opened unless there is a scratch
+more: whatever escapes the sandbox can't bring native code of its own. (In a slot of the jax lane it can: see ``assemble``.)
+No path can be opened unless there is a scratch
 folder (and then Landlock says which), no process started, no socket made, no signal sent but to itself. Threads are
 allowed: wasmtime starts them when a guest first sleeps, and they inherit the filter.
 Numbers from the kernel's ``syscall_64.tbl`` and ``asm-generic/unistd.h``; semantics from seccomp(2) and bpf(4).
@@ -23,7 +24,7 @@ _ALLOW, _KILL_PROCESS = 0x7FFF0000, 0x80000000
 _EPERM, _ENOSYS = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 _LOAD, _JUMP_EQ, _JUMP_GE, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # BPF opcodes on 32-bit words
 _AT_NR, _AT_ARCH, _AT_ARGS = 0, 4, 16  # offsets in struct seccomp_data; arguments are 64 bits, low word first
-_PROT_EXEC = 4
+_PROT_READ, _PROT_EXEC = 1, 4
 _AT_EMPTY_PATH = 0x1000
 _X32_BIT = 0x40000000
 _F_DUPFD_CLOEXEC = 1030
@@ -86,8 +87,14 @@ def supported() -> bool:
     return platform.machine() in _MACHINES
 
 
-def assemble(machine: str, *, pid: int, scratch: bool) -> bytes:
-    """The BPF program for a process ``pid`` on ``machine``; ``scratch`` allows file calls (Landlock bounds them)."""
+def assemble(machine: str, *, pid: int, scratch: bool, jit: bool = False) -> bytes:
+    """The BPF program for a process ``pid`` on ``machine``; ``scratch`` allows file calls (Landlock bounds them).
+
+    ``jit``: the process compiles. What XLA makes is written first, then made executable and read-only by mprotect, so
+    exactly that is allowed. Nothing is ever writable and executable at once, and no file can be mapped as code; but
+    whoever already makes system calls of his choice in there can bring code of his own, as he can't in the wasm lane. All
+    the other walls stand around it alike: still no files, network, processes or privileges.
+    """
     target = _MACHINES[machine]
     numbers = target.numbers
     code: list[tuple[int, int, int, int]] = [
@@ -102,8 +109,11 @@ def assemble(machine: str, *, pid: int, scratch: bool) -> bytes:
     for name in names:
         if name in numbers:  # aarch64 has no poll and no epoll_wait.
             code += [(_JUMP_EQ, 0, 1, numbers[name]), (_RETURN, 0, 0, _ALLOW)]
-    for name in ("mmap", "mprotect"):
-        code += _when(numbers[name], 2, _JUMP_ANY_BIT, [_PROT_EXEC], then=_EPERM, otherwise=_ALLOW)
+    code += _when(numbers["mmap"], 2, _JUMP_ANY_BIT, [_PROT_EXEC], then=_EPERM, otherwise=_ALLOW)
+    if jit:
+        code += _jit_mprotect(numbers["mprotect"])
+    else:
+        code += _when(numbers["mprotect"], 2, _JUMP_ANY_BIT, [_PROT_EXEC], then=_EPERM, otherwise=_ALLOW)
     code += _when(numbers["tgkill"], 0, _JUMP_EQ, [pid], then=_ALLOW, otherwise=_EPERM)  # abort()
     code += _when(numbers["fcntl"], 1, _JUMP_EQ, [_F_DUPFD_CLOEXEC, fcntl.F_GETFL, fcntl.F_GETFD], then=_ALLOW)
     code += _when(numbers["clone"], 0, _JUMP_EQ, _THREAD_FLAGS, then=_ALLOW)
@@ -112,6 +122,18 @@ def assemble(machine: str, *, pid: int, scratch: bool) -> bytes:
         code += _when(numbers["newfstatat"], 3, _JUMP_ANY_BIT, [_AT_EMPTY_PATH], then=_ALLOW)
     code.append((_RETURN, 0, 0, _EPERM))
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
+
+
+def _jit_mprotect(number: int) -> list[tuple[int, int, int, int]]:
+    """mprotect to what isn't executable, or to what can be read and executed, and nothing else."""
+    return [
+        (_JUMP_EQ, 0, 5, number),
+        (_LOAD, 0, 0, _AT_ARGS + 8 * 2),
+        (_JUMP_EQ, 2, 0, _PROT_READ | _PROT_EXEC),
+        (_JUMP_ANY_BIT, 0, 1, _PROT_EXEC),
+        (_RETURN, 0, 0, _EPERM),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
 
 
 def _when(
@@ -125,10 +147,10 @@ def _when(
     return [(_JUMP_EQ, 0, len(code), number), *code]
 
 
-def install(*, scratch: bool) -> None:
+def install(*, scratch: bool, jit: bool = False) -> None:
     """Install the filter for good, in all threads of this process. Needs ``no_new_privs``. OSError when refused."""
     machine = platform.machine()
-    program = ctypes.create_string_buffer(assemble(machine, pid=os.getpid(), scratch=scratch))
+    program = ctypes.create_string_buffer(assemble(machine, pid=os.getpid(), scratch=scratch, jit=jit))
     header = struct.pack("<HxxxxxxQ", (len(program) - 1) // 8, ctypes.addressof(program))
     libc = ctypes.CDLL(None, use_errno=True)
     call: Callable[..., int] = libc.syscall

@@ -1,0 +1,265 @@
+"""The sandbox of a jax slot: programs that are data, compiled for the shapes they are called with, and run.
+
+No code of the developer comes here. A module is read and audited before it is compiled; arguments are decoded by the
+codec; whatever goes wrong with one call is that call's result. What protects the machine from a compiler that errs is the
+process around it (``lockdown``), as in the wasm lane.
+
+Errors: ``load`` raises BundleDamaged for a bundle that can't be read, ``run`` SandboxTrap for a chunk that can't be. All
+else that is wrong with a program or a call is an exception in its result.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from jax.errors import JaxRuntimeError
+
+from fleet.protocol import codec, limits
+from fleet.protocol.errors import FleetError, ProtocolError, SandboxTrap
+from fleet.protocol.units import format_bytes
+from runtime.guest.inside.wire import pack_items
+from runtime.sandbox import jax_execute
+from runtime.sandbox.jax_audit import ProgramRefused, audit
+from runtime.sandbox.jax_execute import Compiled, Shape
+from runtime.sandbox.jax_outcome import failed, value_of
+from runtime.sandbox.jax_program import Array, Description, build, check_arguments, describe
+from runtime.sandbox.jax_start import PLATFORMS, Started
+from runtime.slot_wire import Bytes, SlotJob, SlotProgram, SlotResult
+
+FLUSH_S = 0.025
+FLUSH_BYTES = 256 * 1024
+REPORT_S = 0.005
+PROGRAMS_MAX = 16
+"""Programs that stay read (and their weights on the device)."""
+COMPILED_MAX = 64
+"""Programs times shapes that stay ready to run."""
+
+
+_CALLS_OWN = (FleetError, ValueError, TypeError, LookupError, MemoryError, NotImplementedError, JaxRuntimeError)
+"""What a call, or its program, is told as its result. Anything else is a mistake in here."""
+
+
+class Host(Protocol):
+    """Whom a sandbox tells what becomes of a job while it runs."""
+
+    def progress(self, position: int) -> None: ...
+    def items(self, first: int, results: bytes) -> None: ...
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A program that was read and audited, or the reason why it won't run."""
+
+    program: SlotProgram
+    description: Description
+    exported: Any = None
+    refused: FleetError | None = None
+    weights: list[Any] | None = None
+    compiled: OrderedDict[tuple[Shape, ...], Compiled] = field(default_factory=OrderedDict)
+
+
+class JaxSandbox:
+    """See the module. From one thread alone."""
+
+    def __init__(self, host: Host, started: Started) -> None:
+        self._host = host
+        self._device = started.device
+        self._platform = PLATFORMS[started.described["lane"]]
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+
+    def prepare(self) -> None:
+        """Nothing is made ahead: programs have no state that a call could leave behind."""
+
+    def tidy(self) -> None:
+        """Let go of programs and compiled shapes that were used longest ago. Call it while idle."""
+        while len(self._loaded) > PROGRAMS_MAX:
+            self._loaded.popitem(last=False)
+        ready = sum(len(one.compiled) for one in self._loaded.values())
+        for one in self._loaded.values():
+            while ready > COMPILED_MAX and one.compiled:
+                one.compiled.popitem(last=False)
+                ready -= 1
+
+    def load(self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes] = ()) -> None:
+        """Read and audit ``program``, unless it is there. BundleDamaged if the bundle can't be read.
+
+        A program that is refused is loaded, too: the result of its calls says why.
+        """
+        found = self._loaded.get(program.key)
+        if found is None:
+            assert not packages, "programs of the jax lane have no packages"
+            found = self._loaded[program.key] = Loaded(program, describe(bundle))
+            try:
+                found.exported = self._read(found)
+            except FleetError as error:
+                found.refused = error
+        self._loaded.move_to_end(program.key)
+
+    def _read(self, loaded: Loaded) -> Any:
+        description = loaded.description
+        number = description.module_for(self._platform)
+        if number is None:
+            raise ProgramRefused(
+                f"the program has no module for {self._platform}", hint="deploy it with the error shown"
+            )
+        module = bytes(description.modules[number])
+        exported = audit(module, description.head, number, loaded.program.memory_bytes).exported
+        _check_signature(description, exported)
+        return exported
+
+    def run(self, job: SlotJob) -> SlotResult:
+        """Run ``job`` of a loaded program."""
+        loaded = self._loaded[job.program.key]
+        start_s = time.monotonic()
+        if job.items is None:
+            result, summary = self._outcome(loaded, job.args, job)
+            return SlotResult(result=result, summary=summary, run_s=time.monotonic() - start_s)
+        return self._chunk(loaded, job, start_s)
+
+    def _chunk(self, loaded: Loaded, job: SlotJob, start_s: float) -> SlotResult:
+        clock, host = time.monotonic, self._host
+        out: list[bytes] = []
+        first = size_bytes = 0
+        summary = ""
+        now = flushed_s = start_s
+        reported_s = 0.0
+        for position, arguments in enumerate(_items(job)):
+            if job.exact or now - reported_s > REPORT_S:
+                host.progress(position)
+                reported_s = now
+            result, failure = self._outcome(loaded, arguments, job)
+            summary = failure or summary
+            out.append(result)
+            size_bytes += len(result)
+            now = clock()
+            if now - flushed_s > FLUSH_S or size_bytes > FLUSH_BYTES:
+                host.items(first, pack_items(out))
+                first += len(out)
+                out.clear()
+                size_bytes = 0
+                now = flushed_s = clock()
+        return SlotResult(result=pack_items(out), first=first, summary=summary, run_s=clock() - start_s)
+
+    def _outcome(self, loaded: Loaded, arguments: Bytes, job: SlotJob) -> tuple[bytes, str]:
+        """(result bytes, summary of an exception or nothing) of one call."""
+        try:
+            if loaded.refused is not None:
+                raise loaded.refused
+            inputs = self._inputs(loaded, arguments, job)
+            outputs = self._call(loaded, inputs)
+            return value_of(build(loaded.description.result, outputs, _not_kept)), ""
+        except _CALLS_OWN as error:
+            return failed(error)
+
+    def _inputs(self, loaded: Loaded, arguments: Bytes, job: SlotJob) -> list[Any]:
+        """The flat arrays of a call, checked."""
+        arrays: list[Any] = []
+        for entry in _decoded(arguments):
+            if isinstance(entry, dict):
+                arrays += self._referred(entry, job)
+            else:
+                arrays.append(entry)
+        check_arguments(loaded.description.inputs, arrays)
+        return arrays
+
+    def _referred(self, entry: dict[str, Any], job: SlotJob) -> list[Any]:
+        """The arrays that an entry of the arguments stands for."""
+        digest = entry.get("ref")
+        data = job.refs.get(digest) if isinstance(digest, str) else None
+        if data is None:
+            raise LookupError(f"the value {str(digest)[:12]} is not among those that this call was sent with")
+        return _decoded(data)
+
+    def _call(self, loaded: Loaded, inputs: list[Any]) -> list[Array]:
+        program = loaded.program
+        weights = self._weights(loaded)
+        compiled = self._compiled(loaded, tuple(array.shape for array in inputs))
+        if compiled.memory_bytes > program.memory_bytes:
+            raise MemoryError(
+                f"the program takes {format_bytes(compiled.memory_bytes)} with these shapes"
+                f" (arguments and weights {format_bytes(compiled.argument_bytes)},"
+                f" results {format_bytes(compiled.output_bytes)}, between {format_bytes(compiled.temporary_bytes)}),"
+                f" its memory= is {format_bytes(program.memory_bytes)}"
+            )
+        device = self._device
+        return compiled([*weights, *(jax_execute.put(array, device) for array in inputs)])
+
+    def _weights(self, loaded: Loaded) -> list[Any]:
+        """The program's weights on the device."""
+        if loaded.weights is None:
+            assert not loaded.program.weights, "weights are not there"
+            loaded.weights = []
+        return loaded.weights
+
+    def _compiled(self, loaded: Loaded, shapes: tuple[Shape, ...]) -> Compiled:
+        """The program for inputs of these shapes, made where there is none yet."""
+        found = loaded.compiled.get(shapes)
+        if found is None:
+            description = loaded.description
+            specs = [(spec.dtype, _fixed(spec.shape)) for spec in description.weights]
+            specs += [(spec.dtype, shape) for spec, shape in zip(description.inputs, shapes, strict=True)]
+            found = jax_execute.compile_exported(loaded.exported, specs, x64=description.x64, device=self._device)
+            loaded.compiled[shapes] = found
+        loaded.compiled.move_to_end(shapes)
+        return found
+
+
+def _fixed(shape: tuple[int | str, ...]) -> Shape:
+    assert all(isinstance(size, int) for size in shape), "weights have one shape"
+    return tuple(map(int, shape))
+
+
+def _not_kept(tree: Any, arrays: Sequence[Any]) -> Any:
+    """A part that the function keeps, as the value it is."""
+    return build(tree, arrays, _not_kept)
+
+
+def _check_signature(description: Description, exported: Any) -> None:
+    """ProgramRefused unless the module takes and gives what the bundle's description says."""
+    for what, specs, avals in (
+        ("takes", (*description.weights, *description.inputs), exported.in_avals),
+        ("gives", description.outputs, exported.out_avals),
+    ):
+        if len(specs) != len(avals):
+            raise ProgramRefused(f"the module {what} {len(avals)} arrays, its description says {len(specs)}")
+        for number, (spec, aval) in enumerate(zip(specs, avals, strict=True)):
+            shape = tuple(size if isinstance(size, int) else str(size) for size in aval.shape)
+            if aval.dtype != spec.dtype or shape != spec.shape:
+                raise ProgramRefused(
+                    f"the module {what} {aval.str_short()} as array {number}, its description says {spec}"
+                )
+
+
+def _decoded(data: Bytes) -> list[Any]:
+    """Arguments of one call as the codec has them; ValueError where they aren't a list of arrays and references."""
+    try:
+        values = codec.decode(data, name="arguments")
+    except ProtocolError as error:
+        raise ValueError(f"the arguments can't be read: {error.message}") from None
+    if type(values) is not list or not all(isinstance(one, np.ndarray | dict) for one in values):
+        raise ValueError("the arguments of a jax program are arrays")
+    return values
+
+
+def _items(job: SlotJob) -> list[memoryview]:
+    """The arguments of each item of a chunk."""
+    view = memoryview(job.args)
+    try:
+        (count,) = struct.unpack_from("<I", view)
+        sizes = struct.unpack_from(f"<{count}I", view, 4) if count <= limits.CHUNK_ITEMS_MAX else ()
+    except struct.error:
+        count, sizes = -1, ()
+    at = 4 + 4 * count
+    if count != job.items or at + sum(sizes) != len(view):
+        raise SandboxTrap("the arguments of a chunk don't add up")
+    items = []
+    for size in sizes:
+        items.append(view[at : at + size])
+        at += size
+    return items

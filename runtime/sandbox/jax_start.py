@@ -1,0 +1,129 @@
+"""A jax slot's start: import jax, make the device's client, and do once whatever is made on first use.
+
+Afterwards no file can be opened: what jax, scipy or the codec would import or map later is imported and mapped here.
+numpy and jax are imported by ``start`` alone: they look at the environment when they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from fleet.protocol import codec
+
+PLATFORMS = {"jax-cpu": "cpu", "jax-gpu": "cuda"}
+"""Platform of ``jax.export`` by lane."""
+_ENVIRONMENT = {
+    "HOME": "/",  # jax names a cache folder beneath it, which is never made.
+    "OPENBLAS_NUM_THREADS": "1",  # One thread until Landlock binds it, and XLA has threads of its own.
+    "OMP_NUM_THREADS": "1",
+    "JAX_ENABLE_COMPILATION_CACHE": "0",  # The agent keeps what is compiled, see `jax_execute`.
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What runs programs here; the fields are those of ``messages.cars.Device``."""
+
+    lane: str
+    kind: str
+    memory_bytes: int
+    jaxlib: str
+    calling_convention_min: int
+    calling_convention_max: int
+    stablehlo: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A client that is warm. ``fingerprint``: where its compiled programs can run again."""
+
+    device: Any
+    described: dict[str, Any]
+    fingerprint: str
+
+
+def start(lane: str) -> Started:
+    """Import, make the client of ``lane``, and warm up. RuntimeError where there is no such device."""
+    os.environ.update(_ENVIRONMENT, JAX_PLATFORMS=PLATFORMS[lane])
+    import jax
+
+    device = jax.devices()[0]
+    _warm_up(device)
+    described, features = _describe(lane, device)
+    text = "\n".join((jax.__version__, device.client.platform_version, features, *map(str, asdict(described).values())))
+    return Started(device, asdict(described), hashlib.sha256(text.encode()).hexdigest())
+
+
+def _describe(lane: str, device: Any) -> tuple[Device, str]:
+    """The device, and all that compiled code may depend on, as text."""
+    import jax.export
+    from jaxlib.mlir.dialects import stablehlo
+
+    if lane == "jax-cpu":
+        kind, features = _processor()
+        memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        kind, features = device.device_kind, str(getattr(device, "compute_capability", ""))
+        memory_bytes = int((device.memory_stats() or {}).get("bytes_limit", 0))
+    described = Device(
+        lane=lane,
+        kind=kind,
+        memory_bytes=memory_bytes,
+        jaxlib=version("jaxlib"),
+        calling_convention_min=jax.export.minimum_supported_calling_convention_version,
+        calling_convention_max=jax.export.maximum_supported_calling_convention_version,
+        stablehlo=stablehlo.get_current_version(),
+    )
+    return described, features
+
+
+def _processor() -> tuple[str, str]:
+    """(name, features) of the processor as the kernel knows it."""
+    found: dict[str, str] = {}
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as cpuinfo:
+            for line in cpuinfo:
+                name, _, value = line.partition(":")
+                found.setdefault(name.strip(), value.strip())
+    except OSError:
+        pass  # No procfs. The machine's name has to do, and compiled programs of it are still this jaxlib's.
+    kind = found.get("model name") or platform.machine()
+    return kind, " ".join((platform.machine(), found.get("flags") or found.get("Features", "")))
+
+
+def _warm_up(device: Any) -> None:
+    """Export, read, compile, save, load and run a program that needs what programs need."""
+    import jax
+    import jax.export
+    import jax.numpy as jnp
+    import numpy as np
+
+    def several(w: Any, x: Any) -> list[Any]:
+        square = x.T @ x
+        with_lapack = [jnp.linalg.eigh(square)[0], jnp.linalg.cholesky(square), jnp.linalg.solve(square, square)]
+        more = [jnp.linalg.svd(x, compute_uv=False), jnp.linalg.qr(x)[1], jnp.fft.rfft(x), jnp.sort(x, axis=0)]
+        looped = jax.lax.scan(lambda carry, row: (carry + row.sum(), row), jnp.float32(0), x)[0]
+        return [jnp.tanh(x @ w), looped, *with_lapack, *more]
+
+    from runtime.sandbox import jax_execute
+    from runtime.sandbox.jax_execute import spec_of
+
+    w = np.eye(4, dtype=np.float32)
+    (rows,) = jax.export.symbolic_shape("b")
+    shapes = (spec_of((4, 4), np.float32), spec_of((8, 4), np.float32))
+    exported = jax.export.export(jax.jit(several), platforms=("cpu", "cuda"))(*shapes)
+    jax.export.export(jax.jit(lambda x: [x * 2.0]))(spec_of((rows, 4), np.float32))
+    exported = jax.export.deserialize(exported.serialize())
+    compiled = jax_execute.compile_exported(exported, [(w.dtype, (4, 4)), (w.dtype, (8, 4))], x64=False, device=device)
+    again = jax_execute.load(jax_execute.save(compiled), device)
+    x = np.arange(32, dtype=np.float32).reshape(8, 4) + np.eye(8, 4, dtype=np.float32)
+    for one in (compiled, again):
+        (argument,) = codec.decode(codec.encode([x]))
+        codec.encode(one([jax_execute.put(w, device), jax_execute.put(argument, device)]))
+    codec.encode_exception(ValueError("x"))
