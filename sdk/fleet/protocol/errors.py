@@ -22,6 +22,7 @@
      |- VersionMismatch              protocol versions don't overlap
      |- Refused                      the platform refused a request (wrong state, not allowed)
      `- ProtocolError                bytes that are no message of ours
+         `- ProgramRefused           a jax program with something in it that cars don't run
 
 Standard library only: the wasm guest imports this too.
 """
@@ -152,6 +153,13 @@ class Refused(FleetError):
 
 class ProtocolError(FleetError):
     code = "protocol_error"
+
+
+class ProgramRefused(ProtocolError):
+    """A car looked at a jax program before compiling it, and found what isn't on its list."""
+
+    code = "program_refused"
+    default_hint = "cars run what jax.export writes for one device: no callbacks, no kernels of one's own, no shardings"
 
 
 def _tree(cls: type[FleetError]) -> dict[str, type[FleetError]]:
