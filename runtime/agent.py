@@ -28,6 +28,7 @@ from fleet.transport import Bus, Request
 from runtime import agent_types as t
 from runtime import slot_events
 from runtime.agent_blobs import BlobClient
+from runtime.agent_config import AgentConfig
 from runtime.agent_fetch import Fetcher
 from runtime.agent_jobs import Job
 from runtime.agent_link import ControlLink
@@ -86,7 +87,7 @@ class Agent:
 
     def __init__(
         self,
-        config: t.AgentConfig,
+        config: AgentConfig,
         *,
         connect: Connect,
         source: SignalSource,

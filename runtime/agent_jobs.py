@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fleet.protocol.errors import ProtocolError
+from fleet.protocol.lanes import WASM
 from fleet.protocol.limits import MIB
 from fleet.protocol.messages import Lease, LeaseGrant, RunOutcome, RunStatus
 from fleet.protocol.window import StreamWindow
@@ -87,6 +88,8 @@ class Job:
     refs: dict[str, bytes] | None = field(default_factory=dict, repr=False)
     """Values of ``fleet.put`` that the arguments refer to, by digest. None, as with ``packages``: some must be fetched."""
     program_key: str = ""
+    lane: str = WASM
+    """The lane of this car that it runs in."""
     weight_bytes: int = 0
     """What it keeps in the agent's memory, where that is much."""
     received_s: float = 0.0

@@ -31,6 +31,7 @@ from fleet.protocol.messages import (
 from fleet.protocol.subjects import CAR, PARTITION, CarVerb
 from fleet.transport import Bus, Request
 from runtime import agent_types as t
+from runtime.agent_config import AgentConfig
 from runtime.agent_logs import LOG_S, LogBatches
 from runtime.signals.model import Clock
 
@@ -42,7 +43,7 @@ Bytes = bytes | bytearray | memoryview
 class ControlLink:
     """See the module. ``bus`` is None until the first connection stands."""
 
-    def __init__(self, config: t.AgentConfig, clock: Clock, feed: Callable[[t.Event], None]) -> None:
+    def __init__(self, config: AgentConfig, clock: Clock, feed: Callable[[t.Event], None]) -> None:
         self.bus: Bus | None = None
         self.config = config
         self._clock = clock

@@ -1,14 +1,19 @@
 """The car's slot processes and which of them a job goes to. Pure.
 
-A slot serves one tenant in its life. At most ``slots`` of them have a tenant, i.e. may run; those without one stand
-behind them as spares. Jobs of a slot run in order; ``PIPELINE`` of them are sent ahead, which hides the pipe.
+A slot is of one lane and serves one tenant in its life. At most ``slots`` of all lanes together have jobs at a time. Of the
+wasm lane ``slots`` processes and the spares behind them exist as long as the car is eligible. A jax lane begins without any:
+a process is started when a job finds none, at most ``slots`` of them, and from then on as many are kept. Jobs of a slot run
+in order; ``PIPELINE`` of them are sent ahead, which hides the pipe.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fleet.protocol.lanes import WASM
 from fleet.protocol.messages import SlotView
 from runtime.agent_jobs import Job
 
@@ -20,6 +25,7 @@ class Slot:
     """One process. The first of ``jobs`` runs."""
 
     id: str
+    lane: str = WASM
     ready: bool = False
     tenant: str = ""
     program_key: str = ""
@@ -30,41 +36,71 @@ class Slot:
 
     def view(self, spare: bool) -> SlotView:
         """For ``fleet cars``."""
+        make = functools.partial(SlotView.model_construct, slot=self.id, lane=self.lane, function="")
         if spare and not self.jobs:
-            return SlotView.model_construct(slot=self.id, state="spare", function="")
+            return make(state="spare")
         if not self.ready:
-            return SlotView.model_construct(slot=self.id, state="starting", function="")
+            return make(state="starting")
         if self.jobs:
             grant = self.jobs[0].grant
-            return SlotView.model_construct(slot=self.id, state="running", function=f"{grant.app}.{grant.function}")
-        return SlotView.model_construct(slot=self.id, state="idle", function="")
+            return make(state="running", function=f"{grant.app}.{grant.function}")
+        return make(state="idle")
 
 
 class SlotPool:
     """See the module."""
 
-    def __init__(self, slots: int, spares: int) -> None:
+    def __init__(self, slots: int, spares: int, lanes: Sequence[str] = (WASM,)) -> None:
         self.slots_max = slots
         self.processes_max = slots + spares
+        """Of the wasm lane; of each other one ``slots_max``."""
         self.slots: dict[str, Slot] = {}
+        self._kept = {lane: self.processes_max if lane == WASM else 0 for lane in lanes}
         self._made = 0
         self._placed = 0
         self._ready = 0
+        """Of the wasm lane."""
 
     @property
     def places(self) -> int:
-        """Jobs that can run at once with what is ready now."""
+        """Jobs that can run at once with what is ready now; jax slots are started when a job comes."""
+        if WASM not in self._kept:
+            return self.slots_max
         return self._ready if self._ready < self.slots_max else self.slots_max
 
     @property
-    def missing(self) -> int:
-        """Processes to start until the pool is whole."""
-        return self.processes_max - len(self.slots)
+    def full(self) -> bool:
+        """Whether as many slots have jobs as may."""
+        return sum(bool(slot.jobs) for slot in self.slots.values()) >= self.slots_max
 
-    def start(self) -> Slot:
+    def of_lane(self, lane: str) -> list[Slot]:
+        """The processes of one lane, oldest first."""
+        return [slot for slot in self.slots.values() if slot.lane == lane]
+
+    def lacking(self) -> list[str]:
+        """The lane of each process that is missing, first those that are always there."""
+        lacks: list[str] = []
+        for lane, kept in self._kept.items():
+            lacks += [lane] * (kept - len(self.of_lane(lane)))
+        return lacks
+
+    def want(self, lane: str, jobs: int) -> None:
+        """``jobs`` of this lane wait for a process: keep another one, unless enough are starting or there may be no more."""
+        there = self.of_lane(lane)
+        if lane == WASM or len(there) >= self.slots_max:
+            return
+        if sum(not slot.ready for slot in there) < jobs:
+            self._kept[lane] = max(self._kept[lane], len(there) + 1)
+
+    def keep_what_is_there(self, lane: str) -> None:
+        """A process of this lane ended by itself: the next job has another one started, nothing else does."""
+        if lane != WASM:
+            self._kept[lane] = len(self.of_lane(lane))
+
+    def start(self, lane: str) -> Slot:
         """A new slot, not ready yet."""
         self._made += 1
-        slot = Slot(f"s{self._made}")
+        slot = Slot(f"s{self._made}", lane)
         self.slots[slot.id] = slot
         return slot
 
@@ -72,12 +108,12 @@ class SlotPool:
         """The slot takes jobs from now on."""
         assert not slot.ready, slot.id
         slot.ready = True
-        self._ready += 1
+        self._ready += slot.lane == WASM
 
     def remove(self, slot: Slot) -> list[Job]:
         """Take a slot out; returns its jobs, without a slot from now on."""
         del self.slots[slot.id]
-        self._ready -= slot.ready
+        self._ready -= slot.ready and slot.lane == WASM
         jobs = list(slot.jobs)
         slot.jobs.clear()
         for job in jobs:
@@ -94,10 +130,17 @@ class SlotPool:
         Making an instance takes 6 ms after a call: with a spare the calls take turns and none waits for it. None: as
         many run as may, or nothing is free.
         """
-        if sum(bool(slot.jobs) for slot in self.slots.values()) >= self.slots_max:
+        if self.full:
             return None
-        free = [slot for slot in self.slots.values() if slot.ready and not slot.jobs and slot.tenant in ("", tenant)]
+        free = [slot for slot in self._idle(WASM) if slot.tenant in ("", tenant)]
         return min(free, key=lambda slot: slot.used, default=None)
+
+    def _idle(self, lane: str) -> list[Slot]:
+        return [slot for slot in self.slots.values() if slot.ready and not slot.jobs and slot.lane == lane]
+
+    def stalls(self, job: Job) -> bool:
+        """Whether a job that waits lacks nothing but the end of another job, of whatever lane."""
+        return any(slot.tenant in ("", job.grant.tenant) for slot in self._idle(job.lane)) and self.full
 
     def place(self, slot: Slot, job: Job) -> None:
         """The job is the slot's from now on."""
@@ -105,12 +148,17 @@ class SlotPool:
         slot.tenant, slot.program_key, slot.used = job.grant.tenant, job.program_key, self._placed
         slot.jobs.append(job)
 
-    def choose(self, tenant: str, program_key: str) -> tuple[Slot | None, Slot | None]:
+    def choose(self, job: Job) -> tuple[Slot | None, Slot | None]:
         """(slot for a job, slot to kill for it first). No slot: the job waits."""
+        tenant, lane = job.grant.tenant, job.lane
         idle = fresh = same = queue = None
-        count = 0
+        count = busy = there = 0
         starting = False
         for slot in self.slots.values():
+            busy += bool(slot.jobs)
+            if slot.lane != lane:
+                continue
+            there += 1
             if not slot.tenant:
                 starting = starting or not slot.ready
                 fresh = fresh or (slot if slot.ready else None)
@@ -121,26 +169,30 @@ class SlotPool:
             elif slot.jobs:
                 if len(slot.jobs) < PIPELINE and (queue is None or len(slot.jobs) < len(queue.jobs)):
                     queue = slot
-            elif slot.program_key == program_key:
-                return slot, None  # warm
-            else:
-                same = same or slot
+            elif same is None or (slot.program_key == job.program_key != same.program_key):
+                same = slot
+        if busy >= self.slots_max:
+            return queue, None
+        if same is not None and same.program_key == job.program_key:
+            return same, None  # warm
         if fresh is not None and count < self.slots_max:
             return fresh, None
         if same is not None:
             return same, None
         if fresh is not None and idle is not None:
             return fresh, idle  # a slot never serves a second tenant: kill it and let the spare take its place
-        if starting and count < self.slots_max:
-            return (
-                None,
-                None,
-            )  # rather a slot that is ready in a moment than behind a job that runs for who knows how long
+        if count < self.slots_max and (starting or (lane != WASM and there < self.slots_max)):
+            # Rather a slot that is ready in a moment than behind a job that runs for who knows how long.
+            return None, None
         if queue is None and idle is not None and not starting:
             return None, idle
         return queue, None
 
     def views(self) -> tuple[SlotView, ...]:
-        """For ``fleet cars``: as many processes as there may be running ones are slots, the others spares."""
-        ordered = self.in_kill_order()
-        return tuple(slot.view(spare=index >= self.slots_max) for index, slot in enumerate(ordered))
+        """For ``fleet cars``: as many wasm processes as there may be running ones are slots, the others spares."""
+        seen = 0
+        views = []
+        for slot in self.in_kill_order():
+            seen += slot.lane == WASM
+            views.append(slot.view(spare=slot.lane == WASM and seen > self.slots_max))
+        return tuple(views)

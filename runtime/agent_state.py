@@ -18,11 +18,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fleet.protocol.lanes import WASM, lane_for
 from fleet.protocol.limits import BEAT_RETRY_S, BEAT_S, LEASES_PER_CAR_MAX, OUTCOME_RESEND_S
-from fleet.protocol.messages import Offer
+from fleet.protocol.messages import Offer, Program
 from runtime import agent_types as t
+from runtime.agent_config import AgentConfig
 from runtime.agent_jobs import Job
-from runtime.agent_work import NEVER, Work
+from runtime.agent_placing import NEVER
+from runtime.agent_work import Work
 from runtime.signals.model import Signals
 from runtime.standing import StandingState, evaluate
 
@@ -32,7 +35,7 @@ HELLO_AGAIN_S = 1.0
 class AgentCore:
     """State of one agent. All attributes may be read, none written from outside."""
 
-    def __init__(self, config: t.AgentConfig) -> None:
+    def __init__(self, config: AgentConfig) -> None:
         self.config = config
         self.work = Work(config)
         self.state = StandingState()
@@ -47,7 +50,8 @@ class AgentCore:
         self._hello_due_s = NEVER
         self._told_slots = 0
         self._refused = False
-        self._layers: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        self._layers: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        """Isolation of each lane's slots: what is held, what is missing."""
         self._release: t.SendRelease | None = None
         """The last one; kept until answered."""
         self._release_answered = True
@@ -97,7 +101,7 @@ class AgentCore:
     def settled(self) -> bool:
         """Whether nothing is left to tell and no process to reap: a stopping agent may go."""
         work = self.work
-        return not (work.jobs or work.dying or work.pool.slots or len(work.outbox)) and self._release_answered
+        return not (work.jobs or work.placing.dying or work.pool.slots or len(work.outbox)) and self._release_answered
 
     # --- standing ----------------------------------------------------------------------------------------------------
 
@@ -120,7 +124,7 @@ class AgentCore:
         work.eligible = after.eligible
         if after.eligible:
             self._set_departing(False)
-            work.fill()
+            work.placing.fill()
         elif after.may_finish:
             self._set_departing(True)
         elif before.eligible or work.pool.slots or work.jobs:
@@ -137,7 +141,7 @@ class AgentCore:
         work = self.work
         slots = work.pool.in_kill_order()
         self._leaving = {slot.id for slot in slots}
-        work.kill(slots, departure=True)
+        work.placing.kill(slots, departure=True)
         jobs = work.give_up_all()
         leases = tuple(job.lease for job in jobs)
         work.flush(all_now=True)
@@ -184,10 +188,7 @@ class AgentCore:
 
     def _offer(self) -> Offer:
         self._told_slots = self._slots_offered()
-        return Offer.model_construct(
-            slots=self._told_slots, ahead=self.config.ahead, lanes=["wasm"], memory_bytes=self.config.memory_bytes,
-            region=self.config.region, expected_stay_s=None,
-        )  # fmt: skip
+        return self.config.offer(self._told_slots)
 
     def _tell_offer(self) -> None:
         """Say so when what the car can run changed, or when it has room again after it refused."""
@@ -197,9 +198,16 @@ class AgentCore:
             self._refused = False
             self.work.out.append(t.SendOffer(self._offer()))
 
+    def _isolation(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What every slot is locked in by, and what some slot lacks."""
+        told = list(self._layers.values())
+        missing = dict.fromkeys(layer for _, lacks in told for layer in lacks)
+        held = dict.fromkeys(layer for holds, _ in told for layer in holds if layer not in missing)
+        return tuple(held), tuple(missing)
+
     def _hello(self) -> None:
         self._hello_due_s = self.work.now_s + HELLO_AGAIN_S
-        self.work.out.append(t.SendHello(self.state.standing, self._offer(), *self._layers))
+        self.work.out.append(t.SendHello(self.state.standing, self._offer(), *self._isolation()))
 
     def _on_connected(self, _: t.Connected | t.Refresh) -> None:
         self.work.connected, self.known = True, False
@@ -267,20 +275,30 @@ class AgentCore:
             return "the lease is for another car"
         if job.grant.program.memory_bytes > self.config.memory_bytes:
             return "the function wants more memory than this car gives"
+        lane = self._lane(job.grant.program)
+        if lane is None:
+            return "this car has no lane for this program"
+        job.lane = lane
         return "" if self.work.room > 0 else "no room"
+
+    def _lane(self, program: Program) -> str | None:
+        if program.runtime == WASM:
+            return WASM if WASM in self.config.lanes else None
+        return lane_for(program, self.config.offer(self.config.slots))
 
     # --- slots and time ----------------------------------------------------------------------------------------------
 
     def _on_slot_ready(self, event: t.SlotReady) -> None:
-        layers = (event.held, event.missing)
-        if layers != self._layers:
-            self._layers = layers
-            if self.work.connected:
+        slot = self.work.pool.slots.get(event.slot)
+        if slot is not None:
+            before = self._isolation()
+            self._layers[slot.lane] = (event.held, event.missing)
+            if self._isolation() != before and self.work.connected:
                 self._hello()
-        self.work.on_slot_ready(event)
+        self.work.placing.on_ready(event.slot)
 
     def _on_slot_exited(self, event: t.SlotExited) -> None:
-        self.work.on_slot_exited(event)
+        self.work.placing.on_exited(event)
         if event.slot in self._leaving:
             self._leaving.discard(event.slot)
             if not self._leaving:

@@ -1,62 +1,18 @@
-"""What goes into the agent's core (events), what comes out of it (actions), and its settings.
+"""What goes into the agent's core (events), and what comes out of it (actions).
 
 ``now_s`` and every ``*_s`` point in time is the agent's monotonic clock. Bytes of developers are opaque here.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fleet.protocol import limits
-from fleet.protocol.errors import InvalidOption
-from fleet.protocol.ids import check_token
 from fleet.protocol.messages import Lease, Offer, RunOutcome, SlotView, Standing
 from runtime.agent_jobs import Job
 from runtime.signals.model import Signals
-from runtime.standing import OwnerPolicy
 
 Bytes = bytes | bytearray | memoryview
-
-SLOTS_MAX = 64
-AHEAD_DEFAULT = 15
-"""Leases per slot beyond the running one. The dispatcher fills them only with calls of functions that it measured as
-short; they hide the way to the dispatcher and back."""
-
-
-@dataclass(frozen=True, slots=True)
-class AgentConfig:
-    """Settings of one agent; InvalidOption where one is out of range."""
-
-    car: str
-    boot: str
-    slots: int = 1
-    spares: int = 1
-    """Slot processes kept ready beyond ``slots``, for the whole car: one that is killed is replaced at once."""
-    ahead: int = AHEAD_DEFAULT
-    memory_bytes: int = limits.MEMORY_BYTES_DEFAULT
-    region: str = ""
-    simulated: bool = False
-    version: str = ""
-    policy: OwnerPolicy = field(default_factory=OwnerPolicy)
-
-    def __post_init__(self) -> None:
-        check_token(self.car, "car name")
-        if not 1 <= self.slots <= SLOTS_MAX:
-            raise InvalidOption(f"slots={self.slots} is not allowed: 1 to {SLOTS_MAX}")
-        if self.spares not in (0, 1):
-            raise InvalidOption(f"spares={self.spares} is not allowed: 0 or 1")
-        if not 0 <= self.ahead <= 64:
-            raise InvalidOption(f"ahead={self.ahead} is not allowed: 0 to 64")
-        low, high = limits.MEMORY_BYTES_MIN, limits.MEMORY_BYTES_MAX
-        if not low <= self.memory_bytes <= high:
-            raise InvalidOption(f"memory={self.memory_bytes} is not allowed: {low} to {high} bytes")
-
-    def pseudonym(self, tenant: str) -> str:
-        """What a tenant's functions know the car by: another one for each tenant and each start of the agent."""
-        return hashlib.sha256(f"{self.car}\0{self.boot}\0{tenant}".encode()).hexdigest()[:12]
-
 
 # --- events ----------------------------------------------------------------------------------------------------------
 
@@ -265,6 +221,7 @@ Event = (
 @dataclass(frozen=True, slots=True)
 class StartSlot:
     slot: str
+    lane: str
 
 
 @dataclass(frozen=True, slots=True)

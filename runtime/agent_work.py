@@ -5,15 +5,16 @@ Methods append actions to ``out``. ``now_s``, ``unix_s``, ``connected`` and ``el
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.limits import INLINE_RESULT_BYTES_MAX, LEASE_S
 from fleet.protocol.messages import RunStatus
 from runtime import agent_types as t
+from runtime.agent_config import AgentConfig
 from runtime.agent_jobs import HELD_BYTES_MAX, Bytes, Job, Key
-from runtime.agent_slots import Slot, SlotPool
+from runtime.agent_placing import NEVER, Placing
+from runtime.agent_slots import Slot
 from runtime.agent_streams import Streams
 from runtime.outbox import Entry, Outbox, Report
 
@@ -21,29 +22,22 @@ PARTIAL_S = 0.25
 """Finished items of a long chunk are reported this often."""
 PARTIAL_BYTES = 1 << 20
 assert PARTIAL_BYTES < INLINE_RESULT_BYTES_MAX
-CANCEL_GRACE_S = 0.1
-"""A call that was cancelled while it waited behind another in its slot is killed when it runs longer than this: most
-are shorter, and killing costs a process."""
-START_AGAIN_S_MIN = 0.1
-START_AGAIN_S_MAX = 5.0
-NEVER = float("inf")
 
 
 class Work:
     """See the module."""
 
-    def __init__(self, config: t.AgentConfig) -> None:
+    def __init__(self, config: AgentConfig) -> None:
         self.config = config
-        self.pool = SlotPool(config.slots, config.spares)
+        self.placing = Placing(self, config)
+        self.pool = self.placing.pool
         self.outbox = Outbox()
         self.jobs: dict[Key, Job] = {}
         """Leases that are worked on, oldest first."""
         self.held_bytes = 0
         """Of large arguments and of values of ``fleet.put``, for these leases."""
-        self.waiting: deque[Job] = deque()
+        self.waiting = self.placing.waiting
         """Those of them that have all they need but no slot yet."""
-        self.dying: set[str] = set()
-        """Slots that were killed and aren't reaped yet."""
         self.connected = False
         self.eligible = False
         self.fenced = 0
@@ -53,15 +47,12 @@ class Work:
         self.now_s = 0.0
         self.unix_s = 0.0
         self.out: list[t.Action] = []
-        self._runs = 0
-        self._start_again_s = -NEVER
-        self._start_pause_s = 0.0
         self.streams = Streams(self)
 
     @property
     def due_s(self) -> float:
         """When time alone changes something here."""
-        due = [self._fence_s()]
+        due = [self._fence_s(), self.placing.due_s]
         if self.connected:
             due.append(self.outbox.due_s)
         for slot in self.pool.slots.values():
@@ -70,8 +61,6 @@ class Work:
                 due += (head.kill_s, head.check_s)
                 if head.buffer:
                     due.append(head.partial_s + PARTIAL_S)
-        if self.eligible and self.pool.missing > 0:
-            due.append(self._start_again_s)
         return min(due)
 
     @property
@@ -95,8 +84,8 @@ class Work:
             return
         self.fenced += len(self.jobs)
         self._forget_all()
-        self.kill([slot for slot in self.pool.in_kill_order() if slot.jobs])
-        self.fill()
+        self.placing.kill([slot for slot in self.pool.in_kill_order() if slot.jobs])
+        self.placing.fill()
 
     def take(self, job: Job) -> None:
         """Begin to work on a lease."""
@@ -106,7 +95,7 @@ class Work:
         self.jobs[job.key] = job
         self.held_bytes += job.weight_bytes
         if job.complete:
-            self._place(job)
+            self.placing.place(job)
         else:
             self.out.append(t.FetchJob(job))
 
@@ -114,10 +103,10 @@ class Work:
         job = event.job
         job.bundle, job.args, job.packages, job.refs = event.bundle, event.args, event.packages, event.refs
         if self.jobs.get(job.key) is job:
-            self._place(job)
+            self.placing.place(job)
 
     def on_fetch_failed(self, event: t.FetchFailed) -> None:
-        self._finish(event.job, RunStatus.ABANDONED, message=event.message)
+        self.finish(event.job, RunStatus.ABANDONED, message=event.message)
 
     def drop(self, counters: Iterable[int]) -> None:
         """Stop working on leases that the control plane ended, without an outcome."""
@@ -135,7 +124,7 @@ class Work:
                 if job in self.waiting:
                     self.waiting.remove(job)
             elif slot.jobs[0] is job:
-                self._replace(slot)
+                self.placing.replace(slot)
 
     def _forget(self, job: Job) -> None:
         del self.jobs[job.key]
@@ -156,82 +145,6 @@ class Work:
 
     # --- slots -------------------------------------------------------------------------------------------------------
 
-    def _place(self, job: Job, *, first: bool = False) -> bool:
-        """Send a job to a slot, or let it wait."""
-        slot, evicted = None, None
-        if job.grant.program.isolation == "call":
-            slot = self.pool.rested(job.grant.tenant)
-        if slot is None:
-            slot, evicted = self.pool.choose(job.grant.tenant, job.program_key)
-        if evicted is not None:
-            self.kill([evicted])
-            self.fill()
-        if slot is None:
-            (self.waiting.appendleft if first else self.waiting.append)(job)
-            return False
-        self._runs += 1
-        job.run, job.slot = self._runs, slot.id
-        self.pool.place(slot, job)
-        if len(slot.jobs) == 1:
-            self._start_clock(job)
-        self.out.append(t.RunJob(slot.id, job))
-        return True
-
-    def _place_waiting(self) -> None:
-        while self.waiting and self._place(self.waiting.popleft(), first=True):
-            pass
-
-    def _start_clock(self, job: Job) -> None:
-        job.started_s = job.partial_s = self.now_s
-        job.started_unix_s = self.unix_s
-        job.check_s = self.now_s + job.grant.program.timeout_s
-        if job.cancelled:
-            job.kill_s = self.now_s + CANCEL_GRACE_S
-
-    def fill(self) -> None:
-        """Start the slots that are missing, while the car is eligible."""
-        while self.eligible and self.pool.missing > 0 and self.now_s >= self._start_again_s:
-            self.out.append(t.StartSlot(self.pool.start().id))
-
-    def kill(self, slots: list[Slot], *, departure: bool = False) -> list[Job]:
-        """Kill slots; returns the jobs they had, in order."""
-        if slots:
-            self.out.append(t.KillSlots(tuple(slot.id for slot in slots), departure))
-        self.dying.update(slot.id for slot in slots)
-        return [job for slot in slots for job in self.pool.remove(slot)]
-
-    def _replace(self, slot: Slot) -> None:
-        """Kill a slot; its jobs that are still leased (never the first) go to others, in front of the queue."""
-        self._requeue(self.kill([slot]))
-
-    def _requeue(self, jobs: list[Job]) -> None:
-        left = [job for job in jobs if self.jobs.get(job.key) is job]
-        assert all(job.finished == 0 for job in left), "a job that began can't be moved"
-        self.waiting.extendleft(reversed(left))
-        self.fill()
-        self._place_waiting()
-
-    def on_slot_ready(self, event: t.SlotReady) -> None:
-        slot = self.pool.slots.get(event.slot)
-        if slot is not None and not slot.ready:
-            self.pool.ready(slot)
-            self._start_pause_s = 0.0
-            self._place_waiting()
-
-    def on_slot_exited(self, event: t.SlotExited) -> None:
-        self.dying.discard(event.slot)
-        slot = self.pool.slots.get(event.slot)
-        if slot is None:
-            return
-        if not slot.ready:
-            # It never came up (image damaged, no memory): try again, ever more slowly.
-            self._start_pause_s = min(START_AGAIN_S_MAX, max(START_AGAIN_S_MIN, 2 * self._start_pause_s))
-            self._start_again_s = self.now_s + self._start_pause_s
-        if slot.jobs:
-            message = f"the sandbox process ended by itself: {event.message}"
-            self._finish(slot.jobs[0], RunStatus.TRAP, message=message)
-        self._requeue(self.pool.remove(slot))
-
     def _head(self, slot_id: str, run: int) -> tuple[Slot, Job] | None:
         """The slot and its first job, if that is the one of ``run``; a slot that tells of another is killed."""
         slot = self.pool.slots.get(slot_id)
@@ -245,8 +158,8 @@ class Work:
     def _fail(self, slot: Slot, message: str) -> None:
         """A slot that can't be used: another car does its job."""
         if slot.jobs:
-            self._finish(slot.jobs[0], RunStatus.ABANDONED, message=message)
-        self._replace(slot)
+            self.finish(slot.jobs[0], RunStatus.ABANDONED, message=message)
+        self.placing.replace(slot)
 
     def on_slot_items(self, event: t.SlotItems) -> None:
         found = self._head(event.slot, event.run)
@@ -281,10 +194,10 @@ class Work:
                 return
         slot.jobs.popleft()
         if slot.jobs:
-            self._start_clock(slot.jobs[0])
+            self.placing.start_clock(slot.jobs[0])
         if self.waiting:
-            self._place_waiting()
-        self._finish(
+            self.placing.place_waiting()
+        self.finish(
             job, RunStatus.OK, result=event.result, summary=event.summary, run_s=event.run_s,
             memory_bytes=event.memory_bytes,
         )  # fmt: skip
@@ -293,8 +206,8 @@ class Work:
         found = self._head(event.slot, event.run)
         if found is not None:
             slot, job = found
-            self._finish(job, RunStatus.TRAP, position=event.position, message=event.message)
-            self._replace(slot)
+            self.finish(job, RunStatus.TRAP, position=event.position, message=event.message)
+            self.placing.replace(slot)
 
     def on_slot_failed(self, event: t.SlotFailed) -> None:
         found = self._head(event.slot, event.run)
@@ -305,8 +218,7 @@ class Work:
 
     def tick(self, running: Mapping[str, t.Running]) -> None:
         """Deadlines, chunks that are due for a report, outcomes that are due again."""
-        if self.now_s >= self._start_again_s:
-            self.fill()
+        self.placing.fill()
         for slot in list(self.pool.slots.values()):
             if slot.jobs:
                 self._check(slot, running.get(slot.id))
@@ -319,19 +231,19 @@ class Work:
         if seen is not None and seen.run != job.run:
             seen = None  # it is past this job already, its last words are in the pipe
         if self.now_s >= job.kill_s:
-            self._replace(slot)
+            self.placing.replace(slot)
             return
         if self.now_s >= job.check_s and job.out_of_time(self.now_s, seen.started_s if seen is not None else None):
             message = f"ran longer than timeout={job.grant.program.timeout_s:g} s"
-            self._finish(job, RunStatus.TIMEOUT, position=seen.position if seen else None, message=message)
-            self._replace(slot)
+            self.finish(job, RunStatus.TIMEOUT, position=seen.position if seen else None, message=message)
+            self.placing.replace(slot)
             return
         if job.buffer and self.now_s >= job.partial_s + PARTIAL_S:
             self.report(job)
 
     # --- outcomes ----------------------------------------------------------------------------------------------------
 
-    def _finish(
+    def finish(
         self, job: Job, status: RunStatus, *, result: Bytes = b"", position: int | None = None, message: str = "",
         summary: str = "", run_s: float = 0.0, memory_bytes: int = 0,
     ) -> None:  # fmt: skip

@@ -22,7 +22,7 @@ import anyio.to_thread
 from fleet.protocol.limits import MEMORY_BYTES_DEFAULT
 from fleet.transport import Bus
 from runtime.agent import Agent, OnSlotEvent, SlotPort
-from runtime.agent_types import AHEAD_DEFAULT, AgentConfig
+from runtime.agent_config import AHEAD_DEFAULT, AgentConfig
 from runtime.bundles import BundleCache
 from runtime.signals.manual import ManualSource
 from runtime.signals.model import SignalSource

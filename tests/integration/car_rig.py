@@ -47,7 +47,7 @@ from fleet.transport import Bus, Request
 from fnplatform.broker import Broker
 from runtime import slot_events as ev
 from runtime.agent import Agent, OnSlotEvent, SlotStarter
-from runtime.agent_types import AgentConfig
+from runtime.agent_config import AgentConfig
 from runtime.bundles import BundleCache
 from runtime.signals.manual import ManualSource
 from runtime.slot_wire import Bytes, Layers, Progress, SlotJob, SlotProgram

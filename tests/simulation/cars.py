@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fleet.protocol.frames import pack_items
 from fleet.protocol.messages import Beat, CarHello, LeaseGrant, OutcomeReport, Release
 from runtime import agent_types as t
+from runtime.agent_config import AgentConfig
 from runtime.agent_jobs import Job
 from runtime.agent_state import AgentCore
 from runtime.signals.model import Charging, Gear, Signals
@@ -50,7 +51,7 @@ class SimulatedCar:
         self.dead = False
         self.alive, self.running = set(), {}
         self._waiting.clear()
-        config = t.AgentConfig(self.name, f"boot{self.boots}", slots=1, spares=1, ahead=3, policy=self.policy)
+        config = AgentConfig(self.name, f"boot{self.boots}", slots=1, spares=1, ahead=3, policy=self.policy)
         self.core = AgentCore(config)
         self._tick_at_s = float("inf")
         self.feed(t.Connected())
@@ -142,7 +143,7 @@ class SimulatedCar:
     def _act(self, action: Any) -> None:
         world = self.world
         match action:
-            case t.StartSlot(slot):
+            case t.StartSlot(slot, _):
                 self.alive.add(slot)
                 world.clock.after(SLOT_START_S, lambda: self.do(lambda: self._slot_ready(slot)))
             case t.KillSlots(slots):

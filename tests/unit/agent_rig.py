@@ -10,6 +10,7 @@ import pytest
 from fleet.protocol.limits import MIB
 from fleet.protocol.messages import BlobRef, Lease, LeaseGrant, Program, RunStatus
 from runtime import agent_types as t
+from runtime.agent_config import AgentConfig
 from runtime.agent_jobs import Job
 from runtime.agent_state import AgentCore
 from runtime.signals.model import Gear, Signals
@@ -46,7 +47,7 @@ class Car:
     def __init__(self, *, slots: int = 1, spares: int = 1, ahead: int = 2, come_back_s: float = 0.0) -> None:
         policy = OwnerPolicy(come_back_s=come_back_s)
         self.core = AgentCore(
-            t.AgentConfig(CAR, "boot", slots=slots, spares=spares, ahead=ahead, simulated=True, policy=policy)
+            AgentConfig(CAR, "boot", slots=slots, spares=spares, ahead=ahead, simulated=True, policy=policy)
         )
         self.now_s = 1000.0
         self.did: list[t.Action] = []

@@ -9,7 +9,7 @@ from fleet.protocol.limits import BEAT_S, LEASE_S, MIB, OUTCOME_RESEND_S, SIGNAL
 from fleet.protocol.messages import RunStatus
 from runtime import agent_types as t
 from runtime.agent_jobs import HELD_BYTES_MAX
-from runtime.agent_work import CANCEL_GRACE_S
+from runtime.agent_placing import CANCEL_GRACE_S
 from runtime.signals.model import Signals
 from runtime.standing import Reason
 from tests.unit.agent_rig import UNIX_S, Car, job, names, of, outcomes

@@ -305,7 +305,7 @@ def test_whatever_happens_the_rules_hold(seed: int) -> None:
         if work.pool.places == work.pool.processes_max and work.waiting:
             assert heads or on_slots, "a job waits although nothing runs"
     car.tell(t.Connected(), t.HelloAnswered(1), t.Stop())
-    car.tell(*(t.SlotExited(slot) for slot in list(work.dying)))
+    car.tell(*(t.SlotExited(slot) for slot in list(work.placing.dying)))
     while len(work.outbox):
         car.commit()
     assert core._release is None or car.tell(t.ReleaseAnswered(core._release.number)) == []

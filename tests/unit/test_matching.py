@@ -65,7 +65,7 @@ def test_cars_with_devices_of_other_names_are_of_one_kind() -> None:
 
 def program(*modules: tuple[str, int, str], weights_mib: int = 0, memory_mib: int = 256) -> Program:
     """A jax program: a module for each (platforms, calling convention, StableHLO)."""
-    made = [JaxModule(platforms=one.split(), calling_convention=v, stablehlo=hlo) for one, v, hlo in modules]  # type: ignore[arg-type]
+    made = [JaxModule(platforms=one.split(), calling_convention=v, stablehlo=hlo) for one, v, hlo in modules]
     jax = JaxProgram(modules=made, weights_bytes=weights_mib * MIB)
     return Program(
         runtime="jax", bundle="0" * 64, bundle_bytes=1, module="m", qualname="f", memory_bytes=memory_mib * MIB, jax=jax

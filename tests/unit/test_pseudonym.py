@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.agent_types import AgentConfig
+from runtime.agent_config import AgentConfig
 
 
 def test_a_pseudonym_is_stable_and_tells_nothing() -> None:

@@ -88,6 +88,7 @@ class SlotView(Message):
     """One slot for ``fleet cars``."""
 
     slot: str
+    lane: str = "wasm"
     state: Literal["starting", "idle", "running", "spare"]
     function: str = ""
 
