@@ -57,6 +57,8 @@ class Function(Generic[P, R]):
         self._ref = ref
         self.options = options
         self.yields = _generators.is_generator(raw)
+        self.traced: dict[Any, Any] = {}
+        """Jax: its programs (``_jax.program``), shared by its copies."""
         if raw is not None:
             functools.update_wrapper(cast(Any, self), raw)
             made = collected.get()
@@ -123,6 +125,7 @@ class Function(Generic[P, R]):
                 hint="change them where it is defined and deploy again",
             )
         copy = type(self)(self._raw, self.options.changed(options), self._app)
+        copy.traced = self.traced
         return copy
 
     @classmethod
