@@ -75,7 +75,7 @@ def _returned(raw: Any) -> list[Any]:
     while isinstance(raw, functools.partial):
         raw = raw.func
     raw = getattr(raw, "__func__", raw)
-    found = [_hints(raw).get("return")]
+    found = [hints_of(raw).get("return")]
     inner = raw
     for _ in range(100):
         cells = getattr(inner, "__closure__", None) or ()
@@ -93,7 +93,7 @@ def _content(cell: Any) -> Any:
         return None
 
 
-def _hints(of: Any) -> dict[str, Any]:
+def hints_of(of: Any) -> dict[str, Any]:
     """Annotations with what can be evaluated of them; the developer's own text alone is evaluated."""
     try:
         return typing.get_type_hints(of, include_extras=True)
@@ -130,7 +130,7 @@ def reachable(*hints: Any) -> dict[tuple[str, str], type]:
         waiting += _parts(hint)
         if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
             found[hint.__module__, hint.__qualname__] = hint
-            waiting += _hints(hint).values() if _has_fields(hint) else ()
+            waiting += hints_of(hint).values() if _has_fields(hint) else ()
     return found
 
 

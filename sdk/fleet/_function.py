@@ -59,6 +59,8 @@ class Function(Generic[P, R]):
         self._ref = ref
         self.options = options
         self.yields = _generators.is_generator(raw)
+        self.traced: dict[Any, Any] = {}
+        """Jax: its programs (``_jax.program``), shared by its copies."""
         if raw is not None:
             functools.update_wrapper(cast(Any, self), raw)
             if options.params is not None:
@@ -136,6 +138,7 @@ class Function(Generic[P, R]):
                 hint="change them where it is defined and deploy again",
             )
         copy = type(self)(self._raw, self.options.changed(options), self._app)
+        copy.traced = self.traced
         return copy
 
     @classmethod

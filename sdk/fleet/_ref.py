@@ -145,10 +145,8 @@ def values_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any,
 
 def _resolved(value: Any, seen: dict[int, Any]) -> Any:
     kind = type(value)
-    if kind is Ref:
-        return value.value
     if kind is not list and kind is not tuple and kind is not dict:
-        return value
+        return value.value if isinstance(value, Ref) else value
     if id(value) in seen:  # met before, or a cycle: what leads back to itself stays as it is
         return seen[id(value)]
     seen[id(value)] = value

@@ -23,6 +23,7 @@ MODULES = (
     "fleet._verbs",
     "fleet.protocol",
     "fleet.protocol._codec",
+    "fleet.protocol._codec.arrays",
     "fleet.protocol._codec.decode",
     "fleet.protocol._codec.decode_more",
     "fleet.protocol._codec.encode",

@@ -2,12 +2,15 @@
 
 ``program``     the programs of one function, by signature of the call: ``find``, ``for_deploy``, ``Traced``
 ``signatures``  what a call's arguments are: shapes, dtypes, static values; the key of its program
+``values``      single leaves of it: dtypes as jit has them
 ``hints``       shapes from annotations (jaxtyping)
 ``dims``        dimensions: numbers, names, and expressions of names
 ``export``      ``jax.export`` for every platform that works, and why others don't
 ``refusals``    errors of tracing and export as sentences that say what to do
 ``trees``       pytrees as the JSON trees of ``fleet.protocol.jax_bundle``, and results from them
-``arguments``   leaves as numpy arrays, as bytes; values of ``fleet.put``
+``kept``        the mark of what stays on the device
+``arguments``   leaves as numpy arrays, as bytes
+``refs``        references to arrays (``fleet.put``)
 ``named``       arguments and results of a function found by name: numpy alone
 ``params``      the weights of ``params=``
 """

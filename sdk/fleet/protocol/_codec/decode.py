@@ -249,7 +249,10 @@ class Decoder:
             return self.rows(count, depth)
         self.charge(k.set_cost(count) if kind in (k.SET, k.FROZENSET) else k.OBJECT_COST)
         value = self.value
-        fields = [value(depth) for _ in range(count)]
+        if kind == k.NDARRAY and count == 3:
+            fields = [value(depth), value(depth), self.blob()]
+        else:
+            fields = [value(depth) for _ in range(count)]
         if kind in (k.SET, k.FROZENSET):
             return self.set_of(fields, set if kind == k.SET else frozenset)
         if kind in (k.PACKED_TUPLE, k.PACKED_SET, k.PACKED_FROZENSET):
@@ -279,16 +282,19 @@ class Decoder:
             raise ProtocolError("a set has an element twice")
         return made
 
-    def packed(self, kind: int) -> list[Any]:
-        """A list that is one field."""
+    def blob(self) -> bytes | memoryview:
+        """Bytes that are turned into something else at once: not copied here."""
         head = self.take(1)[0]
         if head == 0xC4:
-            size = self.number(1)
-        elif head == 0xC6:
-            size = self.number(4)
-        else:
-            raise ProtocolError("a packed list has no data")
-        data = self.take(size)
+            return self.take(self.number(1))
+        if head == 0xC6:
+            return self.take(self.number(4))
+        raise ProtocolError("a packed value has no data")
+
+    def packed(self, kind: int) -> list[Any]:
+        """A list that is one field."""
+        data = self.blob()
+        size = len(data)
         if kind in (k.FLOATS, k.INTS):
             self.charge((32 if kind == k.FLOATS else 44) * (size // 8))
             if sys.byteorder == "big":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import datetime as dt
-import math
 import re
 import sys
 import types
@@ -13,9 +12,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from fleet.protocol._codec import arrays
 from fleet.protocol._codec import kinds as k
 from fleet.protocol._codec.decode import Decoder, strings
-from fleet.protocol._codec.encode_more import ADDRESSES, FACTORIES, MEMORY_FORMATS, NUMPY_TYPES, PATHS
+from fleet.protocol._codec.encode_more import ADDRESSES, FACTORIES, MEMORY_FORMATS, PATHS
 from fleet.protocol.errors import ProtocolError, ResultNotPortable
 
 _ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*\Z")
@@ -209,40 +209,11 @@ def _constant(_d: Decoder, fields: list[Any]) -> Any:
     return (Ellipsis, NotImplemented)[_typed(number, int)]
 
 
-def _numpy(text: Any) -> tuple[Any, Any]:
-    # Imported by its caller, or not at all: a car must not decide what is imported here.
-    numpy = sys.modules.get("numpy")
-    if numpy is None:
-        raise ResultNotPortable(
-            "the result has a numpy array, and numpy isn't imported here", hint="import numpy, then ask for it again"
-        )
-    if not NUMPY_TYPES.match(_typed(text, str)):
-        raise ProtocolError("a numpy array of no known dtype")
-    return numpy, numpy.dtype(text)
-
-
-def _ndarray(decoder: Decoder, fields: list[Any]) -> Any:
-    text, shape, data = fields
-    numpy, dtype = _numpy(text)
-    decoder.charge(len(_typed(data, bytes)))
-    sizes = [_typed(one, int) for one in _typed(shape, tuple)]
-    if any(size < 0 for size in sizes) or math.prod(sizes) * dtype.itemsize != len(data):
-        raise ProtocolError("a numpy array's data don't fit its shape")
-    return numpy.frombuffer(bytearray(data), dtype).reshape(sizes) if data else numpy.empty(sizes, dtype)
-
-
-def _numpy_scalar(_d: Decoder, fields: list[Any]) -> Any:
-    text, data = fields
-    numpy, dtype = _numpy(text)
-    (scalar,) = numpy.frombuffer(_typed(data, bytes), dtype)
-    return scalar
-
-
 _MAKERS: dict[int, _Maker] = {
     k.DATETIME: _datetime, k.DATE: lambda _d, fields: dt.date(*fields), k.TIME: _time, k.TIMEDELTA: _timedelta,
     k.TIMEZONE: _timezone, k.ZONEINFO: _zone, k.STRS: strings, k.COMPLEX: _complex, k.BYTEARRAY: _bytearray,
     k.MEMORYVIEW: _memoryview, k.DEQUE: _deque, k.COUNTER: _counter, k.DEFAULTDICT: _defaultdict,
     k.ORDEREDDICT: _ordered, k.NAMESPACE: _namespace, k.RANGE: _range, k.SLICE: _slice, k.DECIMAL: _decimal,
     k.FRACTION: _fraction, k.UUID: _uuid, k.PATH: _path, k.ADDRESS: _address, k.ARRAY: _array,
-    k.CONSTANT: _constant, k.NDARRAY: _ndarray, k.NUMPY_SCALAR: _numpy_scalar,
+    k.CONSTANT: _constant, k.NDARRAY: arrays.make_array, k.NUMPY_SCALAR: arrays.make_scalar,
 }  # fmt: skip

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import datetime as dt
 import enum
-import re
 import sys
 import types
 from array import array
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
+from fleet.protocol._codec import arrays
 from fleet.protocol._codec import kinds as k
 from fleet.protocol._codec.encode import (
     TAG,
@@ -48,7 +48,6 @@ FACTORIES: dict[str, Any] = {
 """What a defaultdict may call: they are data as well."""
 MEMORY_FORMATS = frozenset("bBhHiIqQfdc?")
 """Formats of the same size everywhere."""
-NUMPY_TYPES = re.compile(r"[<>|=]?[biufcmMSU][1-9][0-9]*(\[[0-9]*[a-zA-Z]+(/[0-9]+)?\])?\Z")
 PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 ADDRESSES = ("IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network", "IPv4Interface", "IPv6Interface")
 _EXTENDED = (int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset)
@@ -189,7 +188,7 @@ BY_NAME: dict[tuple[str, str], Writer] = {
 
 def writer_of(kind: type) -> Writer:
     """The writer of instances of ``kind``; Refused where there is none."""
-    writer = EXACT.get(kind) or _named(kind) or _numpy(kind)
+    writer = EXACT.get(kind) or _named(kind) or arrays.writer_of(kind)
     if writer is not None:
         return writer
     if issubclass(kind, BaseException):
@@ -208,32 +207,6 @@ def _named(kind: type) -> Writer | None:
         return None
     module = sys.modules.get(name[0])
     return BY_NAME[name] if module is not None and module.__dict__.get(name[1]) is kind else None
-
-
-# --- numpy, where it is ----------------------------------------------------------------------------------------------
-
-
-def _numpy(kind: type) -> Writer | None:
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is None or kind.__module__ != "numpy":
-        return None
-    if kind is numpy.ndarray:
-        return _ndarray
-    return _numpy_scalar if issubclass(kind, numpy.generic) else None
-
-
-def _dtype(dtype: Any) -> str:
-    if not NUMPY_TYPES.match(dtype.str):
-        raise Refused(f"a numpy array of dtype {dtype}: convert it with .tolist()")
-    return str(dtype.str)
-
-
-def _ndarray(v: Any, out: Out, depth: int) -> None:
-    write_fields(k.NDARRAY, (_dtype(v.dtype), tuple(v.shape), v.tobytes()), out, depth, v.nbytes)
-
-
-def _numpy_scalar(v: Any, out: Out, depth: int) -> None:
-    write_fields(k.NUMPY_SCALAR, (_dtype(v.dtype), v.tobytes()), out, depth)
 
 
 # --- classes ---------------------------------------------------------------------------------------------------------
@@ -379,6 +352,6 @@ def _class(kind: type, sort: int, names: tuple[str, ...], fields: int, out: Out,
 
 
 __all__ = [
-    "ADDRESSES", "BY_NAME", "EXACT", "FACTORIES", "MEMORY_FORMATS", "NUMPY_TYPES", "PATHS", "class_attribute",
+    "ADDRESSES", "BY_NAME", "EXACT", "FACTORIES", "MEMORY_FORMATS", "PATHS", "class_attribute",
     "declared_fields", "parts_of", "sort_of", "write_bytes", "writer_of",
 ]  # fmt: skip

@@ -1,0 +1,98 @@
+"""Arguments of a call as bytes: the codec's list with one numpy array per input, and references where there are some.
+
+A value of ``fleet.put`` whose leaves are arrays is stored in this very form; any other one is stored a second time in it,
+when a jax program first takes it: its pickle must not reach a car of this lane.
+Errors: WrongArguments, PayloadTooLarge.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from fleet._jax import dtypes
+from fleet._jax.refs import ArrayRef, array_ref
+from fleet._jax.signatures import Call, label
+from fleet._jax.values import Spec
+from fleet._packed import packed
+from fleet._ref import Ref
+from fleet.protocol import codec
+from fleet.protocol.errors import PayloadTooLarge, ResultNotPortable, WrongArguments
+from fleet.protocol.limits import PAYLOAD_BYTES_MAX
+from fleet.protocol.units import format_bytes
+
+
+def pack(call: Call, name: str) -> bytes:
+    """The arguments of ``call`` to the function ``name``."""
+    entries: list[Any] = []
+    refs: dict[str, Ref[Any]] = {}
+    inside = {at: (count, ref) for at, count, ref in call.refs}
+    index = 0
+    while index < len(call.values):
+        if index in inside:
+            count, ref = inside[index]
+            stored = _stored(call, index, count, ref)
+            refs[stored.digest] = stored
+            entries.append({"ref": stored.digest, "bytes": stored.size_bytes, "arrays": count})
+            index += count
+            continue
+        entries.append(_array(call, index))
+        index += 1
+    return packed(encoded(entries, name), refs)
+
+
+def encoded(entries: list[Any], name: str) -> bytes:
+    """The codec's bytes of arguments; PayloadTooLarge over the limit."""
+    size = sum(one.nbytes for one in entries if isinstance(one, np.ndarray))
+    if size <= PAYLOAD_BYTES_MAX:
+        try:
+            data = codec.encode(entries, "the arguments")
+        except ResultNotPortable as error:
+            raise WrongArguments(f"{name}: {error.message}", hint=error.hint) from None
+        size = len(data)
+        if size <= PAYLOAD_BYTES_MAX:
+            return data
+    raise PayloadTooLarge(
+        f"{name}: the arguments have {format_bytes(size)}, the limit is {format_bytes(PAYLOAD_BYTES_MAX)}",
+        hint="split them over several calls",
+    )
+
+
+def _array(call: Call, index: int) -> np.ndarray[Any, Any]:
+    value, spec = call.values[index], call.fixed[index]
+    if isinstance(value, jax.ShapeDtypeStruct):
+        raise WrongArguments(f"{label(call, index)} is a description of an array", hint="give the array itself")
+    return to_numpy(value, spec)
+
+
+def to_numpy(value: Any, spec: Spec) -> np.ndarray[Any, Any]:
+    """An array or number in the dtype that its program takes; without a copy where it is one already."""
+    if spec.key is not None:
+        value = jax.random.key_data(value)
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        raise WrongArguments("an array lies on devices of other processes", hint="gather it here first")
+    return np.asarray(value, dtypes.dtype_of(spec.dtype))
+
+
+def arrays_of(ref: Ref[Any]) -> Any:
+    """The pytree that a reference stands for: its value, or where that isn't here, the shapes of its arrays."""
+    if isinstance(ref, ArrayRef):
+        return ref.like
+    return ref.value
+
+
+def _stored(call: Call, index: int, count: int, ref: Ref[Any]) -> ArrayRef:
+    """The reference to a value in the form that a jax program takes."""
+    specs = call.fixed[index : index + count]
+    if isinstance(ref, ArrayRef):
+        if [(spec.dtype, spec.shape) for spec in specs] == ref.specs:
+            return ref
+        if not ref.here:
+            raise WrongArguments(
+                f"{label(call, index)} refers to arrays of other dtypes than jax has here",
+                hint="jax_enable_x64 has to be as it was where they were put",
+            )
+    leaves = call.values[index : index + count]
+    return array_ref([to_numpy(leaf, spec) for leaf, spec in zip(leaves, specs, strict=True)], ref.value, ref.digest)

@@ -1,0 +1,377 @@
+"""The programs of one function: traced when a call first needs them, one for each signature.
+
+Units: bytes. Errors: WrongArguments for a call that doesn't fit, DeployError for a function that can't be exported.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from fleet._jax import arguments, dims, dtypes, export, kept, refusals, trees
+from fleet._jax.dims import Shape
+from fleet._jax.signatures import Call, Signature
+from fleet._jax.values import Spec, is_key, x64
+from fleet.protocol import jax_bundle
+from fleet.protocol.errors import DeployError, ProtocolError
+from fleet.protocol.ids import digest
+from fleet.protocol.limits import JAX_LEAVES_MAX, KEPT_MAX
+from fleet.protocol.messages.functions import ArraySpec, Batch, JaxModule, JaxProgram
+
+if TYPE_CHECKING:
+    from fleet._function import Function
+
+PROGRAMS_MAX = 256
+"""Programs of one function that are kept in this process; the one used longest ago is traced again when it is needed."""
+
+
+class Result:
+    """How a function's result is made of its output arrays; filled while the function is traced."""
+
+    def __init__(self) -> None:
+        self.treedef: Any = None
+        self.tree: Any = None
+        self.keys: dict[int, str] = {}
+        """Output -> the generator of the typed random keys that it holds."""
+
+    def flatten(self, name: str, value: Any) -> list[Any]:
+        """The output arrays of ``value``; DeployError for what is no array."""
+        flat: list[Any] = []
+
+        def leaf(one: Any) -> int:
+            if not isinstance(one, jax.Array | np.ndarray | np.generic | int | float | complex):
+                raise DeployError(
+                    f"{name} returns a {type(one).__name__} ({one!r:.60}): a jax function returns arrays",
+                    hint="return arrays and numbers, in dicts, lists and tuples; or use runtime='wasm'",
+                )
+            if isinstance(one, jax.Array) and is_key(one.dtype):
+                self.keys[len(flat)] = str(jax.random.key_impl(one))
+                one = jax.random.key_data(one)
+            flat.append(one)
+            return len(flat) - 1
+
+        self.keys.clear()
+        self.tree = trees.describe(value, leaf, kept.Kept)
+        self.treedef = jax.tree_util.tree_structure(value, is_leaf=_is_kept)
+        if len(flat) > JAX_LEAVES_MAX:
+            raise DeployError(f"{name} returns {len(flat)} arrays, the limit is {JAX_LEAVES_MAX}", hint="stack them")
+        if json.dumps(self.tree).count('"keep"') > KEPT_MAX:
+            raise DeployError(f"{name} keeps more than {KEPT_MAX} values on the device", hint="keep one tree of them")
+        return flat
+
+    def rebuild(self, value: Any, x64: bool) -> Any:
+        """The result from decoded data, with jax arrays; ProtocolError where it isn't of this shape."""
+        found = trees.leaves_of(self.tree, value)
+        numbers = _numbers(self.tree)
+        leaves = [self._array(number, leaf, x64) for number, leaf in zip(numbers, found, strict=True)]
+        return jax.tree_util.tree_unflatten(self.treedef, leaves)
+
+    def _array(self, number: int | None, leaf: Any, x64: bool) -> Any:
+        if number is None:  # It stayed on the device: a reference.
+            return leaf
+        if not isinstance(leaf, np.ndarray):
+            raise ProtocolError("a result has something else in place of an array")
+        if number in self.keys:
+            return jax.random.wrap_key_data(jax.numpy.asarray(leaf), impl=self.keys[number])
+        if dtypes.canonical(leaf.dtype.name, x64) != leaf.dtype.name:
+            return leaf  # More bits than jax has here.
+        return jax.numpy.asarray(leaf)
+
+
+def _is_kept(value: Any) -> bool:
+    return isinstance(value, kept.Kept)
+
+
+def _numbers(tree: Any) -> list[int | None]:
+    """The output that each leaf of a result is, in order; None for what is kept."""
+    if tree is None:
+        return []
+    if isinstance(tree, int):
+        return [tree]
+    ((kind, inner),) = tree.items()
+    if kind == "keep":
+        return [None]
+    return [number for one in inner for number in _numbers(one[1] if kind == "dict" else one)]
+
+
+class Traced:
+    """One program of a function, and how calls of its signature are packed and their results rebuilt."""
+
+    def __init__(self, programs: Programs, call: Call, specs: list[Spec], shapes_why: str, defaults: Mapping[str, Any]):
+        self.key: Hashable = call.key if specs is call.specs else call.fixed_key
+        self._name = programs.name
+        self._result = Result()
+        self.specs = specs
+        self.weights = programs.weights
+        weight_specs = [Spec(dtype, shape) for dtype, shape in self.weights.specs] if self.weights is not None else []
+        flat = _flat(programs, call, specs, self._result)
+        self.exported = export.export(self._name, flat, [*weight_specs, *specs])
+        self.why_not = {**self.exported.why_not, **({"shapes": shapes_why} if shapes_why else {})}
+        joins = _joins(programs, specs, self.exported.outputs)
+        self.bundle = self._pack_bundle(weight_specs, call.x64, joins)
+        self.digest = digest(self.bundle)
+        self.jax_program = self._describe(programs, call, defaults)
+
+    def _pack_bundle(self, weights: list[Spec], x64: bool, joins: bool | None) -> bytes:
+        head = {
+            "x64": x64,
+            "weights": [[one.dtype, list(one.shape)] for one in weights],
+            "inputs": [[one.dtype, list(one.shape)] for one in self.specs],
+            "outputs": [[dtype, list(shape)] for dtype, shape in self.exported.outputs],
+            "result": self._result.tree,
+            "batch": joins,
+            "modules": [
+                {
+                    "platforms": list(one.platforms),
+                    "calling_convention": one.calling_convention,
+                    "stablehlo": one.stablehlo,
+                }
+                for one in self.exported.modules
+            ],
+        }
+        return jax_bundle.pack(head, [one.data for one in self.exported.modules])
+
+    def _describe(self, programs: Programs, call: Call, defaults: Mapping[str, Any]) -> JaxProgram:
+        batch, weights = programs.batch, self.weights
+        return JaxProgram(
+            modules=[
+                JaxModule(
+                    platforms=list(one.platforms),
+                    calling_convention=one.calling_convention,
+                    stablehlo=one.stablehlo,
+                )
+                for one in self.exported.modules
+            ],
+            why_not=self.why_not,
+            x64=call.x64,
+            inputs=[ArraySpec(dtype=one.dtype, shape=list(one.shape)) for one in self.specs],
+            outputs=[ArraySpec(dtype=dtype, shape=list(shape)) for dtype, shape in self.exported.outputs],
+            arguments=json.dumps(_arguments(call, defaults), separators=(",", ":")),
+            weights=list(weights.pieces) if weights is not None else [],
+            weights_bytes=sum(piece.size_bytes for piece in weights.pieces) if weights is not None else 0,
+            batch=Batch(max_size=batch.max_size, max_wait_s=batch.max_wait_s) if batch is not None else None,
+        )
+
+    def pack(self, call: Call) -> bytes:
+        """The arguments of a call on the wire (with ``_packed.refs_of``)."""
+        return arguments.pack(call, self._name)
+
+    def unpack(self, value: Any) -> Any:
+        """The result of a call as the function returns it, from what the codec decoded."""
+        return self._result.rebuild(value, x64())
+
+    def read(self, wanted: str) -> bytes:
+        """The bundle, or a piece of the weights, by digest."""
+        if wanted == self.digest or self.weights is None:
+            return self.bundle
+        return bytes(self.weights.read(wanted))
+
+    @property
+    def platforms_text(self) -> str:
+        """``cpu cuda tpu``, or ``cpu (not cuda: ...; not tpu: ...)``."""
+        return platforms_text(self.jax_program)
+
+
+def platforms_text(program: JaxProgram) -> str:
+    """Where a program runs, and why not elsewhere."""
+    there = [one for one in export.PLATFORMS if any(one in module.platforms for module in program.modules)]
+    missing = [f"not {name}: {why}" for name, why in program.why_not.items() if name != "shapes"]
+    if "shapes" in program.why_not:
+        missing.append(f"fixed shapes: {program.why_not['shapes']}")
+    return " ".join(there) + (f" ({'; '.join(missing)})" if missing else "")
+
+
+def _flat(programs: Programs, call: Call, specs: list[Spec], result: Result) -> Callable[..., list[Any]]:
+    """The function from weights and inputs to outputs, all flat."""
+    signature, weights, entries = programs.signature, programs.weights, call.entries
+    count = len(weights.leaves) if weights is not None else 0
+
+    def flat(*leaves: Any) -> list[Any]:
+        given: dict[str, Any] = {}
+        if weights is not None:
+            given[signature.params or ""] = jax.tree_util.tree_unflatten(weights.treedef, leaves[:count])
+        inputs = iter(zip(leaves[count:], specs, strict=True))
+        for entry in entries:
+            found = [_input(*next(inputs)) if leaf is None else leaf[0] for leaf in entry.leaves]
+            single = entry.treedef is None
+            given[entry.name] = found[0] if single else jax.tree_util.tree_unflatten(entry.treedef, found)
+        args, kwargs = signature.spread(given)
+        return result.flatten(programs.name, signature.raw(*args, **kwargs))
+
+    flat.__name__ = flat.__qualname__ = "main"
+    return flat
+
+
+def _input(leaf: Any, spec: Spec) -> Any:
+    return leaf if spec.key is None else jax.random.wrap_key_data(leaf, impl=spec.key)
+
+
+def _arguments(call: Call, defaults: Mapping[str, Any]) -> list[Any]:
+    """How a call's arguments make the inputs: ``[parameter, tree]``, with a third element for a default."""
+    rows: list[Any] = []
+    at = 0
+    for entry in call.entries:
+        if entry.treedef is None:
+            rows.append([entry.name, {"static": repr(entry.leaves[0][0] if entry.leaves[0] else None)}])
+            continue
+        marks: list[Any] = []
+        for leaf in entry.leaves:
+            marks.append(_Mark(at) if leaf is None else _Mark({"static": repr(leaf[0])}))
+            at += leaf is None
+        tree = trees.describe(jax.tree_util.tree_unflatten(entry.treedef, marks), lambda mark: mark.tree)
+        rows.append([entry.name, tree, *([defaults[entry.name]] if entry.name in defaults else [])])
+    return rows
+
+
+class _Mark:
+    """In place of a leaf: its tree."""
+
+    def __init__(self, tree: Any) -> None:
+        self.tree = tree
+
+
+def _joins(programs: Programs, specs: list[Spec], outputs: list[tuple[str, Shape]]) -> bool | None:
+    """Whether rows of several calls may be joined; None without ``batch=``. DeployError where they can't ever be."""
+    if programs.batch is None:
+        return None
+    name = programs.name
+    leading = {spec.shape[0] if spec.shape else None for spec in specs}
+    (first, *others) = leading or {None}
+    if others or first is None:
+        raise DeployError(
+            f"{name}: batch= joins calls along the leading dimension, which "
+            f"{'its arrays have not in common' if others else 'an argument without dimensions lacks'}",
+            hint="give each array the same named leading dimension; pass numbers as constants or by params=",
+        )
+    if not isinstance(first, str):
+        return False  # A call with shapes of its own, such as an empty one.
+    for _, shape in outputs:
+        if not shape or shape[0] != first:
+            raise DeployError(
+                f"{name}: batch= splits results along the leading dimension, and it returns one of shape "
+                f"{dims.text(shape)}",
+                hint=f"return arrays whose first dimension is {first}, or leave batch= out",
+            )
+    return True
+
+
+class Programs:
+    """All programs of one function, by signature."""
+
+    def __init__(self, raw: Callable[..., Any], name: str, params: Any, batch: Any, memory_bytes: int) -> None:
+        self.name = name
+        self.batch = batch
+        self.weights = _weights(params, memory_bytes)
+        self.signature = Signature(raw, name, params is not None, batch is not None)
+        self._known: OrderedDict[Hashable, Traced] = OrderedDict()
+        self._fixed: dict[Hashable, str] = {}
+        """Keys of what can't be exported for any size, and why."""
+        self._lock = threading.RLock()
+
+    def analyse(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        """What a call is made of. In the thread that makes the call: x64 may be set for it alone."""
+        return self.signature.call(args, kwargs, x64())
+
+    def known(self, call: Call) -> Traced | None:
+        """The program of a call, if it is traced already."""
+        with self._lock:
+            key = call.fixed_key if call.key in self._fixed else call.key
+            found = self._known.get(key)
+            if found is not None:
+                self._known.move_to_end(key)
+            return found
+
+    def trace(self, call: Call) -> Traced:
+        """The program of a call, traced now where it isn't known. Takes 0.1 s and more."""
+        with self._lock:
+            found = self.known(call)
+            if found is None:
+                with jax.enable_x64(call.x64):
+                    found = self._trace(call)
+                self._known[found.key] = found
+                if len(self._known) > PROGRAMS_MAX:
+                    self._known.popitem(last=False)
+            return found
+
+    def _trace(self, call: Call) -> Traced:
+        why = self._fixed.get(call.key, "")
+        if not why and call.specs != call.fixed:
+            try:
+                return Traced(self, call, call.specs, "", {})
+            except Exception as error:
+                # Whatever it is: if it isn't about symbolic sizes, fixed ones meet it, too.
+                if self.batch is not None and not isinstance(error, DeployError):
+                    raise refusals.of_dimensions(self.name, refusals.reason(error)) from error
+                if self.batch is not None:
+                    raise
+                why = refusals.reason(error)
+            found = Traced(self, call, call.fixed, why, {})
+            self._fixed[call.key] = why
+            return found
+        return Traced(self, call, call.fixed, why, {})
+
+    def for_deploy(self) -> Traced:
+        """The program that annotations describe; DeployError names the parameter that they don't."""
+        wide = x64()
+        error: DeployError | None = None
+        for with_defaults in (True, False):
+            found, missing = self.signature.skeleton(wide, with_defaults)
+            if missing:
+                raise DeployError(
+                    f"{self.name} can't be deployed: nothing says which shape {missing} has, its shapes come from its calls",
+                    hint=f'annotate it, as in {missing.partition("[")[0]}: Float[Array, "b 3"] (jaxtyping); '
+                    "or call it undeployed",
+                )
+            call = self.signature.call_of(found, wide)
+            defaults = self.signature.defaults(found)
+            try:
+                return self._deployed(call, defaults)
+            except DeployError as refused:
+                error = error or refused
+                if not defaults:
+                    break
+        assert error is not None, self.name
+        raise error
+
+    def _deployed(self, call: Call, defaults: Mapping[str, Any]) -> Traced:
+        try:
+            return Traced(self, call, call.specs, "", defaults)
+        except DeployError:
+            raise
+        except Exception as error:
+            if any(isinstance(dim, str) for spec in call.specs for dim in spec.shape):
+                raise refusals.of_dimensions(self.name, refusals.reason(error)) from error
+            raise
+
+
+def _weights(params: Any, memory_bytes: int) -> Any:
+    if params is None:
+        return None
+    import importlib
+
+    return importlib.import_module("fleet._jax.params").weights_of(params, memory_bytes)
+
+
+def programs_of(function: Function[Any, Any]) -> Programs:
+    """The programs of a function and its copies with other options, as long as one of them lives."""
+    options = function.options
+    key = (id(options.params), options.batch, options.memory_bytes)
+    found = function.traced.get(key)
+    if found is None:
+        assert function._raw is not None, function
+        made = Programs(function._raw, function.display_name, options.params, options.batch, options.memory_bytes)
+        found = function.traced.setdefault(key, made)
+    assert isinstance(found, Programs), found
+    return found
+
+
+def describe(function: Function[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
+    """The program for a call with these arguments."""
+    programs = programs_of(function)
+    return programs.trace(programs.analyse(args, kwargs))
