@@ -1,11 +1,10 @@
-"""Which values of ``fleet.put`` another party keeps for us, a slot process or a sandbox. Pure: whoever uses it sends them."""
+"""Which values of ``fleet.put``, or pieces of weights, another party keeps for us, a slot process or a sandbox. Pure: whoever
+uses it sends them."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-
-Bytes = bytes | bytearray | memoryview
 
 
 class HeldValues:
@@ -17,20 +16,20 @@ class HeldValues:
         self._sizes: OrderedDict[str, int] = OrderedDict()
         self.total_bytes = 0
 
-    def use(self, refs: Mapping[str, Bytes], bytes_max: int) -> tuple[list[str], list[str]]:
-        """A job uses ``refs``: (what has to go first, what is to be sent then).
+    def use(self, sizes: Mapping[str, int], bytes_max: int) -> tuple[list[str], list[str]]:
+        """A job uses what has these sizes in bytes, by digest: (what has to go first, what is to be sent then).
 
         What it uses stays, even if that alone is more than ``bytes_max``; the rest only as long as all is no more.
         """
         new = []
-        for digest, data in refs.items():
+        for digest, size_bytes in sizes.items():
             if digest not in self._sizes:
                 new.append(digest)
-                self._sizes[digest] = len(data)
-                self.total_bytes += len(data)
+                self._sizes[digest] = size_bytes
+                self.total_bytes += size_bytes
             self._sizes.move_to_end(digest)
         gone = []
-        while self.total_bytes > bytes_max and len(self._sizes) > len(refs):
+        while self.total_bytes > bytes_max and len(self._sizes) > len(sizes):
             digest, size_bytes = self._sizes.popitem(last=False)
             self.total_bytes -= size_bytes
             gone.append(digest)

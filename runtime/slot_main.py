@@ -12,13 +12,14 @@ import gc
 import json
 import os
 import socket
+import struct
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from fleet.protocol.errors import SandboxTrap
 from runtime import slot_events, slot_wire
@@ -28,6 +29,7 @@ from runtime.slot_stream import ItemStream
 from runtime.slot_wire import Bytes, Frame, FrameBuffer, Kind, Layers, LogLine, SlotJob, SlotProgram, SlotResult
 
 _IOV_MAX = 1024
+_ONE_DESCRIPTOR = socket.CMSG_SPACE(4)
 _LARGE_BYTES = 4 << 20
 """After a job whose bytes were more than this, freed memory goes back to the machine: glibc keeps tens of MB."""
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -56,10 +58,19 @@ class Sandbox(Protocol):
     def run(self, job: SlotJob) -> SlotResult: ...
 
 
-class Pipe:
-    """Blocking frames over the socket to the agent."""
+class WeighingSandbox(Sandbox, Protocol):
+    """What it needs of ``runtime.sandbox.jax.JaxSandbox`` alone."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def load_weights(self, digest: str, fd: int, size_bytes: int) -> None: ...
+    def drop_weights(self, digests: Sequence[str]) -> None: ...
+
+
+class Pipe:
+    """Blocking frames over the socket to the agent. ``descriptors``: whether some come with descriptors."""
+
+    def __init__(self, connection: socket.socket, *, descriptors: bool = False) -> None:
+        self._takes_descriptors = descriptors
+        self._descriptors: deque[int] = deque()
         self._socket = connection
         self._buffer = FrameBuffer(slot_wire.CODE_BYTES_MAX)
         self._sending = threading.Lock()
@@ -102,9 +113,25 @@ class Pipe:
 
     def _fill(self) -> bool:
         """Receive something; False when the agent has closed its end."""
-        count = self._socket.recv_into(self._buffer.target())
+        if self._takes_descriptors:
+            count = self._receive_with_descriptors()
+        else:
+            count = self._socket.recv_into(self._buffer.target())
         self._buffer.received(count)
         return count > 0
+
+    def _receive_with_descriptors(self) -> int:
+        # The kernel ends a receive behind the bytes that a descriptor came with: there is one at most.
+        count, notes, flags, _ = self._socket.recvmsg_into([self._buffer.target()], _ONE_DESCRIPTOR)
+        for level, kind, data in notes:
+            assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS), "the agent passes descriptors alone"
+            self._descriptors.extend(struct.unpack(f"{len(data) // 4}i", data))
+        assert not flags & socket.MSG_CTRUNC, "a descriptor was lost: this process has too many"
+        return count
+
+    def descriptor(self) -> int:
+        """The descriptor that came with the frame received last; the caller's from now on."""
+        return self._descriptors.popleft()
 
     def send(self, buffers: list[Bytes]) -> None:
         """Send all of a frame, from any thread. OSError when the agent is gone."""
@@ -205,6 +232,9 @@ def serve(pipe: Pipe, sandbox: Sandbox, reporter: Reporter) -> None:
             for digest in json.loads(received.head):
                 del held[digest]
             continue
+        if received.kind in (Kind.WEIGHTS, Kind.FORGET):
+            _take_weights(pipe, cast(WeighingSandbox, sandbox), received)
+            continue
         assert received.kind == Kind.RUN and program is not None, received
         job = slot_wire.parse_run(received, program, held)
         del received  # Its body is the arguments, perhaps hundreds of megabytes: `job` alone keeps them.
@@ -218,6 +248,14 @@ def serve(pipe: Pipe, sandbox: Sandbox, reporter: Reporter) -> None:
         sandbox.tidy()
         if program.isolation == "call":
             sandbox.prepare()
+
+
+def _take_weights(pipe: Pipe, sandbox: WeighingSandbox, received: Frame) -> None:
+    if received.kind == Kind.FORGET:
+        sandbox.drop_weights(json.loads(received.head))
+        return
+    digest, size_bytes = slot_wire.parse_weights(received)
+    sandbox.load_weights(digest, pipe.descriptor(), size_bytes)
 
 
 def _run_one(
@@ -288,7 +326,7 @@ def main(argument: str) -> None:
     lockdown.die_with_parent(settings.parent_pid)
     page = Page(settings.page)
     os.close(settings.page)
-    pipe = Pipe(socket.socket(fileno=settings.pipe))
+    pipe = Pipe(socket.socket(fileno=settings.pipe), descriptors=settings.lane != "wasm")
     reporter = Reporter(pipe, page)
 
     plan = lockdown.Plan(settings.parent_pid, data_bytes_max=settings.data_bytes_max)

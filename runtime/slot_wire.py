@@ -132,6 +132,8 @@ CODE_BYTES_MAX = limits.BUNDLE_BYTES_MAX + limits.PACKAGES_BYTES_MAX
 """The largest body of a frame towards the slot: a bundle and its packages."""
 HELD_BYTES_MAX = 256 * limits.MIB
 """Values of ``fleet.put`` that a slot process keeps for its sandboxes."""
+WEIGHTS_HELD_BYTES_MAX = 2048 * limits.MIB
+"""Weights of programs that aren't the present one stay with a slot as long as all it has are no more than this."""
 assert BODY_BYTES_MAX <= CODE_BYTES_MAX
 assert limits.REFS_BYTES_MAX <= HELD_BYTES_MAX, "what one call refers to is there when it runs"
 TEXT_BYTES_MAX = 4 * limits.ERROR_TEXT_CHARS_MAX
@@ -147,6 +149,8 @@ class Kind(enum.IntEnum):
     HOLD = 3
     DROP = 4
     CREDIT = 5
+    WEIGHTS = 6
+    FORGET = 7
     READY = 16
     ITEMS = 17
     LOG = 18
@@ -267,6 +271,8 @@ def load_frame(program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes] = 
         program.isolation,
         program.tenant,
         list(map(len, packages)),
+        program.weights,
+        program.batch,
     ]
     return frame(Kind.LOAD, json.dumps(fields).encode(), [bundle, *packages])
 
@@ -279,6 +285,16 @@ def hold_frame(digest: str, data: Bytes) -> list[Bytes]:
 def drop_frame(digests: Sequence[str]) -> list[Bytes]:
     """No job to come refers to these values, unless they are sent again."""
     return frame(Kind.DROP, json.dumps(digests).encode())
+
+
+def weights_frame(digest: str, size_bytes: int) -> list[Bytes]:
+    """A piece of weights that programs to come use. Its file travels beside the frame, as a descriptor."""
+    return frame(Kind.WEIGHTS, json.dumps([digest, size_bytes]).encode())
+
+
+def forget_frame(digests: Sequence[str]) -> list[Bytes]:
+    """No program to come uses these pieces of weights, unless they are passed again."""
+    return frame(Kind.FORGET, json.dumps(digests).encode())
 
 
 def run_frame(job: SlotJob) -> list[Bytes]:
@@ -304,8 +320,12 @@ def run_frame(job: SlotJob) -> list[Bytes]:
 
 def parse_load(received: Frame) -> tuple[SlotProgram, Bytes, list[Bytes]]:
     """The program of a LOAD frame, its bundle, its packages."""
-    key, module, qualname, memory_bytes, isolation, tenant, sizes = json.loads(received.head)
-    program = SlotProgram(key, module, qualname, memory_bytes, isolation, tenant)
+    key, module, qualname, memory_bytes, isolation, tenant, sizes, weights, batch = json.loads(received.head)
+    program = SlotProgram(
+        key, module, qualname, memory_bytes, isolation, tenant,
+        weights=tuple((digest, size_bytes) for digest, size_bytes in weights),
+        batch=None if batch is None else (batch[0], batch[1]),
+    )  # fmt: skip
     body = memoryview(received.body)
     at = len(body) - sum(sizes)
     bundle: Bytes = body[:at]
@@ -314,6 +334,12 @@ def parse_load(received: Frame) -> tuple[SlotProgram, Bytes, list[Bytes]]:
         packages.append(body[at : at + size])
         at += size
     return program, bundle, packages
+
+
+def parse_weights(received: Frame) -> tuple[str, int]:
+    """Digest and size in bytes of the piece of a WEIGHTS frame."""
+    digest, size_bytes = json.loads(received.head)
+    return digest, size_bytes
 
 
 def parse_run(received: Frame, program: SlotProgram, held: Mapping[str, Bytes]) -> SlotJob:

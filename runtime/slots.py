@@ -39,6 +39,7 @@ from runtime.slot_events import (
     Trapped,
 )
 from runtime.slot_page import Page
+from runtime.slot_sender import Descriptor, FrameSender
 from runtime.slot_spawn import Spawned
 from runtime.slot_wire import Bytes, FrameBuffer, Layers, Progress, SlotJob, SlotProgram
 
@@ -87,11 +88,12 @@ class SlotProcess:
         self.jobs: deque[int] = deque()
         """Jobs sent and not ended, the running one first."""
         self.held = HeldValues()
+        self.weights = HeldValues()
+        """Pieces of weights that the slot has."""
         self.exited: Exited | None = None
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
         self._buffer = FrameBuffer()
-        self._unsent: deque[memoryview] = deque()
         self._gone = anyio.Event()
         self._killed = False
         self._signalled = False
@@ -119,9 +121,21 @@ class SlotProcess:
         slot._watch(slot_spawn.spawn("" if image is None else str(image.path_aot), data_bytes_max, lane))
         return slot
 
-    def load(self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes] = ()) -> None:
-        """Send a program; the slot keeps it until the next ``load``. Needed once before ``run`` of that program."""
+    def load(
+        self,
+        program: SlotProgram,
+        bundle: Bytes,
+        packages: Sequence[Bytes] = (),
+        weights: Mapping[str, Descriptor] | None = None,
+    ) -> None:
+        """Send a program; the slot keeps it until the next ``load``. Needed once before ``run`` of that program.
+
+        ``weights``: an open file for each piece in ``program.weights``, by digest. Those that the slot doesn't have are passed
+        to it, and kept here only until they are.
+        """
         self.program = program
+        if program.weights:
+            self._weigh(program, weights or {})
         self._send(slot_wire.load_frame(program, bundle, packages))
 
     def run(self, job: SlotJob) -> None:
@@ -134,11 +148,19 @@ class SlotProcess:
         self._send(slot_wire.run_frame(job))
 
     def _hold(self, refs: Mapping[str, Bytes]) -> None:
-        gone, new = self.held.use(refs, slot_wire.HELD_BYTES_MAX)
+        gone, new = self.held.use({digest: len(data) for digest, data in refs.items()}, slot_wire.HELD_BYTES_MAX)
         if gone:
             self._send(slot_wire.drop_frame(gone))
         for digest in new:
             self._send(slot_wire.hold_frame(digest, refs[digest]))
+
+    def _weigh(self, program: SlotProgram, files: Mapping[str, Descriptor]) -> None:
+        sizes = dict(program.weights)
+        gone, new = self.weights.use(sizes, slot_wire.WEIGHTS_HELD_BYTES_MAX)
+        if gone:
+            self._send(slot_wire.forget_frame(gone))
+        for digest in new:
+            self._send(slot_wire.weights_frame(digest, sizes[digest]), files[digest])
 
     def credit(self, job: int, consumed: int) -> None:
         """The caller of the generator that runs as ``job`` has taken ``consumed`` items of it in all."""
@@ -178,6 +200,7 @@ class SlotProcess:
 
     def _watch(self, process: Spawned) -> None:
         self.pid, self._socket, self._stderr = process.pid, process.socket, process.stderr
+        self._sender = FrameSender(process.socket, self._loop)
         self._page = Page(process.page)
         os.close(process.page)
         self._pidfd = os.pidfd_open(self.pid)  # Nobody else waits for it: the number can't be another's yet.
@@ -187,39 +210,10 @@ class SlotProcess:
 
     # --- frames ------------------------------------------------------------------------------------------------------
 
-    def _send(self, buffers: list[Bytes]) -> None:
+    def _send(self, buffers: list[Bytes], file: Descriptor | None = None) -> None:
         if self.exited is not None or self._signalled:
             return  # Its Exited event, sent or on its way, tells that what it had is lost.
-        if self._unsent:
-            self._unsent.extend(memoryview(part).cast("B") for part in buffers if len(part))
-            return
-        try:
-            count = self._socket.sendmsg(buffers)
-        except BlockingIOError:
-            count = 0
-        except OSError:
-            return  # The slot is gone: the pidfd tells in a moment.
-        if count < sum(map(len, buffers)):
-            self._unsent.extend(memoryview(part).cast("B") for part in buffers if len(part))
-            self._sent(count)
-            self._loop.add_writer(self._socket.fileno(), self._on_writable)
-
-    def _sent(self, count: int) -> None:
-        unsent = self._unsent
-        while unsent and count >= len(unsent[0]):
-            count -= len(unsent.popleft())
-        if count:
-            unsent[0] = unsent[0][count:]
-
-    def _on_writable(self) -> None:
-        try:
-            while self._unsent:
-                self._sent(self._socket.sendmsg([self._unsent[i] for i in range(min(len(self._unsent), 16))]))
-        except BlockingIOError:
-            return
-        except OSError:
-            self._unsent.clear()
-        self._loop.remove_writer(self._socket.fileno())
+        self._sender.send(buffers, file)
 
     def _on_readable(self) -> None:
         # Bounded: a slot that floods its pipe must not keep the agent from the other slots and the owner's signals.
@@ -291,9 +285,7 @@ class SlotProcess:
         self._stop_reading()
         if self._last_call is not None:
             self._last_call.cancel()
-        if self._unsent:
-            self._unsent.clear()
-            self._loop.remove_writer(self._socket.fileno())
+        self._sender.clear()
         returncode = _reap(self._pidfd)
         message = self._fault or _tail(self._stderr)
         self._socket.close()

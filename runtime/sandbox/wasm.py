@@ -283,7 +283,7 @@ class _Guest:
 
     def hold(self, refs: Mapping[str, Bytes], bytes_max: int) -> None:
         """Have it keep these values; others go, the one used longest ago first, if all are more than ``bytes_max``."""
-        gone, new = self._held.use(refs, bytes_max)
+        gone, new = self._held.use({digest: len(data) for digest, data in refs.items()}, bytes_max)
         if gone:
             self.ask(wire.DROP, [bytes.fromhex(digest) for digest in gone])
         for digest in new:
