@@ -15,7 +15,18 @@ from typing import Any
 
 from fleet.protocol import limits
 from fleet.protocol.errors import ProtocolError
-from runtime.slot_wire import TEXT_BYTES_MAX, Bytes, Frame, Kind, Layers, LogLine, SlotResult, frame
+from runtime.slot_wire import (
+    COMPILED_BYTES_MAX,
+    COMPILED_KEY_CHARS,
+    TEXT_BYTES_MAX,
+    Bytes,
+    Frame,
+    Kind,
+    Layers,
+    LogLine,
+    SlotResult,
+    frame,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +97,23 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class CompiledWanted:
+    """Jax: has the agent kept a compiled form of the running program under ``key``? It waits a moment for the answer."""
+
+    job: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledMade:
+    """Jax: the running program was compiled; kept under ``key``, it needn't be again."""
+
+    job: int
+    key: str
+    data: Bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Exited:
     """The process is gone and reaped. Always the last event of a slot, exactly once.
 
@@ -98,7 +126,7 @@ class Exited:
     message: str = ""
 
 
-JobEvent = Items | LogLines | Checkpoint | Done | Trapped | Failed
+JobEvent = Items | LogLines | Checkpoint | Done | Trapped | Failed | CompiledWanted | CompiledMade
 SlotEvent = Ready | JobEvent | Exited
 
 _READY = struct.Struct("<dQI")  # start_s, memory_bytes, bytes of the held layers' names
@@ -109,6 +137,7 @@ _CHECKPOINT = struct.Struct("<Q")
 _DONE = struct.Struct("<QIdQ")  # job, first, run_s, memory_bytes
 _TRAPPED = struct.Struct("<Qi")  # job, item or -1
 _FAILED = struct.Struct("<Q")
+_COMPILED = struct.Struct(f"<Q{COMPILED_KEY_CHARS}s")
 
 
 def ready_frame(layers: Layers, start_s: float, memory_bytes: int, device: dict[str, Any] | None = None) -> list[Bytes]:
@@ -144,6 +173,14 @@ def trapped_frame(job: int, item: int | None, message: str) -> list[Bytes]:
 
 def failed_frame(job: int, message: str) -> list[Bytes]:
     return frame(Kind.FAILED, _FAILED.pack(job) + _text(message))
+
+
+def compiled_wanted_frame(job: int, key: str) -> list[Bytes]:
+    return frame(Kind.COMPILED_WANTED, _COMPILED.pack(job, key.encode()))
+
+
+def compiled_made_frame(job: int, key: str, data: Bytes) -> list[Bytes]:
+    return frame(Kind.COMPILED_MADE, _COMPILED.pack(job, key.encode()), [data])
 
 
 def parse(received: Frame) -> Ready | JobEvent:
@@ -234,6 +271,23 @@ def _read_failed(head: bytes, body: Bytes) -> Failed:
     return Failed(job, _clean(head[_FAILED.size :]))
 
 
+def _compiled(head: bytes) -> tuple[int, str]:
+    job, key = _COMPILED.unpack(head)
+    if not key.isalnum():
+        raise ProtocolError("a slot's key of a compiled program is no key")
+    return job, key.decode("ascii")
+
+
+def _read_compiled_wanted(head: bytes, body: Bytes) -> CompiledWanted:
+    return CompiledWanted(*_compiled(head))
+
+
+def _read_compiled_made(head: bytes, body: Bytes) -> CompiledMade:
+    if len(body) > COMPILED_BYTES_MAX:
+        raise ProtocolError(f"a slot sent a compiled program of {len(body)} bytes")
+    return CompiledMade(*_compiled(head), body)
+
+
 _READERS: dict[int, Callable[[bytes, Bytes], Ready | JobEvent]] = {
     Kind.READY: _read_ready,
     Kind.ITEMS: _read_items,
@@ -242,4 +296,6 @@ _READERS: dict[int, Callable[[bytes, Bytes], Ready | JobEvent]] = {
     Kind.DONE: _read_done,
     Kind.TRAPPED: _read_trapped,
     Kind.FAILED: _read_failed,
+    Kind.COMPILED_WANTED: _read_compiled_wanted,
+    Kind.COMPILED_MADE: _read_compiled_made,
 }

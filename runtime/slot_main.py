@@ -11,6 +11,7 @@ import ctypes
 import gc
 import json
 import os
+import select
 import socket
 import struct
 import sys
@@ -30,6 +31,8 @@ from runtime.slot_wire import Bytes, Frame, FrameBuffer, Kind, Layers, LogLine, 
 
 _IOV_MAX = 1024
 _ONE_DESCRIPTOR = socket.CMSG_SPACE(4)
+_COMPILED_WAIT_S = 0.5
+"""Waiting longer for what was compiled before isn't better than to compile it again."""
 _LARGE_BYTES = 4 << 20
 """After a job whose bytes were more than this, freed memory goes back to the machine: glibc keeps tens of MB."""
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -83,9 +86,10 @@ class Pipe:
         """The next frame that is no credit, None when the agent has closed its end."""
         while True:
             received = self._early.popleft() if self._early else self._receive()
-            if received is None or received.kind != Kind.CREDIT:
+            if received is not None and received.kind == Kind.CREDIT:
+                self._note(received)
+            elif received is None or received.kind != Kind.COMPILED:  # Such an answer came too late.
                 return received
-            self._note(received)
 
     def wait_credit(self, job: int) -> int:
         """How many items of ``job`` are consumed, once that is told anew. BrokenPipeError when the agent is gone."""
@@ -99,6 +103,29 @@ class Pipe:
                 return self._credits.pop(job)
             elif not self._fill():
                 raise BrokenPipeError("the agent closed the pipe")
+
+    def wait_compiled(self, key: str, wait_s: float) -> Bytes | None:
+        """What the agent has kept under ``key``; None if nothing, or if it doesn't say within ``wait_s``.
+
+        BrokenPipeError when the agent is gone.
+        """
+        readable = select.poll()
+        readable.register(self._socket, select.POLLIN)
+        end_s = time.monotonic() + wait_s
+        while True:
+            received = self._buffer.take()
+            if received is None:
+                left_s = end_s - time.monotonic()
+                if left_s <= 0 or not readable.poll(1000 * left_s):
+                    return None
+                if not self._fill():
+                    raise BrokenPipeError("the agent closed the pipe")
+            elif received.kind != Kind.COMPILED:
+                self._early.append(received)
+            else:
+                answered, data = slot_wire.parse_compiled(received)
+                if answered == key:
+                    return data if len(data) else None
 
     def _note(self, received: Frame) -> None:
         job, consumed = slot_wire.parse_credit(received)
@@ -209,6 +236,16 @@ class Reporter:
         """The function saved its state."""
         self._stream.flush()  # The agent counts by what it has of the items before it.
         self._pipe.send(slot_events.checkpoint_frame(self._job, state))
+
+    def compiled(self, key: str) -> Bytes | None:
+        """What was kept of the running program, compiled, under ``key``."""
+        self._pipe.send(slot_events.compiled_wanted_frame(self._job, key))
+        return self._pipe.wait_compiled(key, _COMPILED_WAIT_S)
+
+    def keep_compiled(self, key: str, data: Bytes) -> None:
+        """Have the running program, compiled, kept under ``key``."""
+        if len(data) <= slot_wire.COMPILED_BYTES_MAX:
+            self._pipe.send(slot_events.compiled_made_frame(self._job, key, data))
 
     def departing(self) -> bool:
         """Whether the owner is about to leave."""

@@ -137,6 +137,9 @@ WEIGHTS_HELD_BYTES_MAX = 2048 * limits.MIB
 assert BODY_BYTES_MAX <= CODE_BYTES_MAX
 assert limits.REFS_BYTES_MAX <= HELD_BYTES_MAX, "what one call refers to is there when it runs"
 TEXT_BYTES_MAX = 4 * limits.ERROR_TEXT_CHARS_MAX
+COMPILED_BYTES_MAX = 64 * limits.MIB
+"""One program compiled for one set of shapes, as it is kept on disk."""
+COMPILED_KEY_CHARS = 64
 _SMALL_BYTES = 64 * limits.KIB
 """Frames up to this size are gathered in one buffer; a larger one is received straight into its own."""
 
@@ -151,6 +154,7 @@ class Kind(enum.IntEnum):
     CREDIT = 5
     WEIGHTS = 6
     FORGET = 7
+    COMPILED = 8
     READY = 16
     ITEMS = 17
     LOG = 18
@@ -158,6 +162,8 @@ class Kind(enum.IntEnum):
     DONE = 20
     TRAPPED = 21
     FAILED = 22
+    COMPILED_WANTED = 23
+    COMPILED_MADE = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,3 +382,13 @@ def parse_credit(received: Frame) -> tuple[int, int]:
     """Job and items of a CREDIT frame."""
     job, consumed = json.loads(received.head)
     return job, consumed
+
+
+def compiled_frame(key: str, data: Bytes) -> list[Bytes]:
+    """The compiled program that the slot asked for by ``key``; no bytes: there is none."""
+    return frame(Kind.COMPILED, key.encode(), [data])
+
+
+def parse_compiled(received: Frame) -> tuple[str, Bytes]:
+    """Key and bytes of a COMPILED frame."""
+    return received.head.decode(), received.body

@@ -167,6 +167,10 @@ class SlotProcess:
         if job in self.jobs:
             self._send(slot_wire.credit_frame(job, consumed))
 
+    def compiled(self, key: str, data: Bytes) -> None:
+        """Answer CompiledWanted; no bytes: there is nothing under that key."""
+        self._send(slot_wire.compiled_frame(key, data))
+
     def set_departing(self, departing: bool) -> None:
         """What ``fleet.current().departing`` says in the slot from now on."""
         if self.exited is None:

@@ -10,6 +10,8 @@ else that is wrong with a program or a call is an exception in its result.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import struct
 import time
 from collections import OrderedDict
@@ -21,11 +23,11 @@ import numpy as np
 from jax.errors import JaxRuntimeError
 
 from fleet.protocol import codec, limits
-from fleet.protocol.errors import FleetError, ProtocolError, SandboxTrap
+from fleet.protocol.errors import FleetError, ProgramRefused, ProtocolError, SandboxTrap
 from fleet.protocol.units import format_bytes
 from runtime.guest.inside.wire import pack_items
 from runtime.sandbox import jax_execute
-from runtime.sandbox.jax_audit import ProgramRefused, audit
+from runtime.sandbox.jax_audit import Audited, audit
 from runtime.sandbox.jax_execute import Compiled, Shape
 from runtime.sandbox.jax_outcome import failed, value_of
 from runtime.sandbox.jax_program import Array, Description, build, check_arguments, describe
@@ -50,6 +52,8 @@ class Host(Protocol):
 
     def progress(self, position: int) -> None: ...
     def items(self, first: int, results: bytes) -> None: ...
+    def compiled(self, key: str) -> Bytes | None: ...
+    def keep_compiled(self, key: str, data: Bytes) -> None: ...
 
 
 @dataclass(slots=True)
@@ -58,7 +62,7 @@ class Loaded:
 
     program: SlotProgram
     description: Description
-    exported: Any = None
+    audited: Audited | None = None
     refused: FleetError | None = None
     weights: list[Any] | None = None
     compiled: OrderedDict[tuple[Shape, ...], Compiled] = field(default_factory=OrderedDict)
@@ -70,6 +74,7 @@ class JaxSandbox:
     def __init__(self, host: Host, started: Started) -> None:
         self._host = host
         self._device = started.device
+        self._fingerprint = started.fingerprint
         self._platform = PLATFORMS[started.described["lane"]]
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
 
@@ -96,22 +101,20 @@ class JaxSandbox:
             assert not packages, "programs of the jax lane have no packages"
             found = self._loaded[program.key] = Loaded(program, describe(bundle))
             try:
-                found.exported = self._read(found)
+                found.audited = self._read(found)
             except FleetError as error:
                 found.refused = error
         self._loaded.move_to_end(program.key)
 
-    def _read(self, loaded: Loaded) -> Any:
+    def _read(self, loaded: Loaded) -> Audited:
         description = loaded.description
         number = description.module_for(self._platform)
         if number is None:
             raise ProgramRefused(
-                f"the program has no module for {self._platform}", hint="deploy it with the error shown"
+                f"the program has no module for {self._platform}",
+                hint="fleet deploy says why there is none; or ask for other cars with requires=",
             )
-        module = bytes(description.modules[number])
-        exported = audit(module, description.head, number, loaded.program.memory_bytes).exported
-        _check_signature(description, exported)
-        return exported
+        return audit(description.modules[number], description.head, number, loaded.program.memory_bytes)
 
     def run(self, job: SlotJob) -> SlotResult:
         """Run ``job`` of a loaded program."""
@@ -201,13 +204,24 @@ class JaxSandbox:
         """The program for inputs of these shapes, made where there is none yet."""
         found = loaded.compiled.get(shapes)
         if found is None:
-            description = loaded.description
-            specs = [(spec.dtype, _fixed(spec.shape)) for spec in description.weights]
-            specs += [(spec.dtype, shape) for spec, shape in zip(description.inputs, shapes, strict=True)]
-            found = jax_execute.compile_exported(loaded.exported, specs, x64=description.x64, device=self._device)
-            loaded.compiled[shapes] = found
+            found = loaded.compiled[shapes] = self._from_agent_or_made(loaded, shapes)
         loaded.compiled.move_to_end(shapes)
         return found
+
+    def _from_agent_or_made(self, loaded: Loaded, shapes: tuple[Shape, ...]) -> Compiled:
+        """What the agent kept of an earlier slot, where it can be used; else compiled now, and handed over."""
+        description = loaded.description
+        key = hashlib.sha256(f"{self._fingerprint} {shapes}".encode()).hexdigest()
+        kept = self._host.compiled(key)
+        if kept is not None:
+            with contextlib.suppress(ProtocolError):
+                return jax_execute.load(kept, self._device)
+        specs = [(spec.dtype, _fixed(spec.shape)) for spec in description.weights]
+        specs += [(spec.dtype, shape) for spec, shape in zip(description.inputs, shapes, strict=True)]
+        assert loaded.audited is not None, "a program that was refused isn't compiled"
+        made = jax_execute.compile_exported(loaded.audited, specs, x64=description.x64)
+        self._host.keep_compiled(key, jax_execute.save(made))
+        return made
 
 
 def _fixed(shape: tuple[int | str, ...]) -> Shape:
@@ -218,22 +232,6 @@ def _fixed(shape: tuple[int | str, ...]) -> Shape:
 def _not_kept(tree: Any, arrays: Sequence[Any]) -> Any:
     """A part that the function keeps, as the value it is."""
     return build(tree, arrays, _not_kept)
-
-
-def _check_signature(description: Description, exported: Any) -> None:
-    """ProgramRefused unless the module takes and gives what the bundle's description says."""
-    for what, specs, avals in (
-        ("takes", (*description.weights, *description.inputs), exported.in_avals),
-        ("gives", description.outputs, exported.out_avals),
-    ):
-        if len(specs) != len(avals):
-            raise ProgramRefused(f"the module {what} {len(avals)} arrays, its description says {len(specs)}")
-        for number, (spec, aval) in enumerate(zip(specs, avals, strict=True)):
-            shape = tuple(size if isinstance(size, int) else str(size) for size in aval.shape)
-            if aval.dtype != spec.dtype or shape != spec.shape:
-                raise ProgramRefused(
-                    f"the module {what} {aval.str_short()} as array {number}, its description says {spec}"
-                )
 
 
 def _decoded(data: Bytes) -> list[Any]:

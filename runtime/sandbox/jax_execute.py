@@ -19,6 +19,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxlib import xla_client
 
 from fleet.protocol.errors import ProtocolError
+from runtime.sandbox.jax_audit import Audited, audit_lowered
 
 Bytes = bytes | bytearray | memoryview
 Shape = tuple[int, ...]
@@ -55,14 +56,17 @@ class Compiled:
 spec_of: Callable[[Any, Any], Any] = jax.ShapeDtypeStruct
 
 
-def compile_exported(exported: Any, shapes: Sequence[tuple[Any, Shape]], *, x64: bool, device: Any) -> Compiled:
-    """Compile a ``jax.export.Exported`` for arguments of these dtypes and shapes.
+def compile_exported(audited: Audited, shapes: Sequence[tuple[Any, Shape]], *, x64: bool) -> Compiled:
+    """Compile a program that was audited for arguments of these dtypes and shapes.
 
-    ValueError when the shapes contradict each other or those of the program; JaxRuntimeError when XLA can't.
+    ValueError when the shapes contradict each other or those of the program; ProgramRefused for what can only be seen
+    with shapes; JaxRuntimeError when XLA can't.
     """
     with jax.enable_x64(x64):
         specs = [spec_of(shape, dtype) for dtype, shape in shapes]
-        compiled = jax.jit(exported.call).lower(*specs).compile()
+        lowered = jax.jit(audited.exported.call).lower(*specs)
+        audit_lowered(audited, lowered)
+        compiled = lowered.compile()
     inside: Any = compiled._executable
     return _of(inside.xla_executable, tuple(sorted(inside._kept_var_idx)))
 

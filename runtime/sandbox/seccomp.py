@@ -38,7 +38,7 @@ _ANYTIME = (
     "recvfrom recvmsg sendto sendmsg read write readv writev futex clock_gettime clock_nanosleep nanosleep "
     "clock_getres madvise munmap mremap brk rt_sigreturn rt_sigaction rt_sigprocmask sigaltstack getrandom "
     "ppoll poll epoll_wait epoll_pwait epoll_ctl epoll_create1 eventfd2 sched_yield sched_getaffinity "
-    "getpid gettid getrusage close fstat lseek pread64 membarrier rseq set_robust_list exit exit_group"
+    "getpid gettid getrusage close fstat lseek pread64 membarrier rseq set_robust_list exit exit_group restart_syscall"
 ).split()
 _SCRATCH = (
     "openat openat2 newfstatat statx getdents64 unlinkat mkdirat renameat renameat2 ftruncate fallocate utimensat "
@@ -54,7 +54,7 @@ _X86_64 = dict(
     epoll_wait=232, epoll_ctl=233, tgkill=234, openat=257, mkdirat=258, newfstatat=262, unlinkat=263, renameat=264,
     readlinkat=267, ppoll=271, set_robust_list=273, utimensat=280, epoll_pwait=281, fallocate=285, eventfd2=290,
     epoll_create1=291, preadv=295, pwritev=296, renameat2=316, getrandom=318, membarrier=324, statx=332, rseq=334,
-    openat2=437,
+    restart_syscall=219, openat2=437,
 )  # fmt: skip
 _AARCH64 = dict(
     eventfd2=19, epoll_create1=20, epoll_ctl=21, epoll_pwait=22, dup=23, fcntl=25, mkdirat=34, unlinkat=35,
@@ -65,7 +65,7 @@ _AARCH64 = dict(
     tgkill=131, sigaltstack=132, rt_sigaction=134, rt_sigprocmask=135, rt_sigreturn=139, getrusage=165, getpid=172,
     gettid=178, sendto=206, recvfrom=207, sendmsg=211, recvmsg=212, brk=214, munmap=215, mremap=216, clone=220,
     mmap=222, mprotect=226, madvise=233, renameat2=276, getrandom=278, membarrier=283, statx=291, rseq=293,
-    openat2=437,
+    restart_syscall=128, openat2=437,
 )  # fmt: skip
 
 

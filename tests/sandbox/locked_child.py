@@ -1,6 +1,7 @@
 """Run by test_lockdown.py as a child: put layers on, try what they forbid, print what came of it as JSON.
 
-Arguments: JSON {"layers": [...] or "all", "attempts": [...], "scratch": folder or null}. Each attempt is answered with
+Arguments: JSON {"layers": [...], "all" or "jax", "attempts": [...], "scratch": folder or null}. ``jax``: all layers, as a
+slot of that lane puts them on, round the start of jax. Each attempt is answered with
 "allowed", or the name of the errno.
 """
 
@@ -11,6 +12,7 @@ import errno
 import json
 import mmap
 import os
+import queue
 import resource
 import signal
 import socket
@@ -23,6 +25,7 @@ from runtime.sandbox import landlock, lockdown, seccomp
 SETTINGS = json.loads(sys.argv[1])
 SCRATCH: str | None = SETTINGS["scratch"]
 LIBC = ctypes.CDLL(None, use_errno=True)
+EARLIER: Earlier
 
 
 def checked(result: int) -> None:
@@ -46,11 +49,15 @@ def executable_memory() -> None:
     mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
 
 
-def make_executable() -> None:
+def make_executable(protection: int = 5) -> None:
     # Address of a page-aligned anonymous map: what code that escaped would do with what it has just written.
     area = mmap.mmap(-1, 4096)
     address = ctypes.addressof(ctypes.c_char.from_buffer(area))
-    checked(LIBC.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(4096), ctypes.c_int(5)))
+    checked(LIBC.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(4096), ctypes.c_int(protection)))
+
+
+def map_file_as_code() -> None:
+    mmap.mmap(0, 4096, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC).close()
 
 
 def grow_file() -> None:
@@ -107,6 +114,12 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "ptrace": lambda: checked(LIBC.ptrace(0, 0, None, None)),
     "executable_memory": executable_memory,
     "make_executable": make_executable,
+    "make_all_executable": lambda: make_executable(7),
+    "make_only_executable": lambda: make_executable(4),
+    "map_file_as_code": map_file_as_code,
+    "read_package": lambda: open(landlock.__file__).close(),
+    "list_tasks": lambda: os.listdir("/proc/self/task"),
+    "thread_of_before": lambda: EARLIER.attempt(),
     "setuid": lambda: os.setuid(0),
     "raise_limit": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096)),
     "clear_pdeathsig": lambda: checked(LIBC.prctl(1, 0, 0, 0, 0)),
@@ -121,6 +134,24 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
 }
 
 
+class Earlier:
+    """A thread that was there before the last layers."""
+
+    def __init__(self) -> None:
+        self._go, self._answers = threading.Event(), queue.Queue[str]()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        self._go.wait()
+        self._answers.put(attempt("read_package"))
+
+    def attempt(self) -> None:
+        self._go.set()
+        if self._answers.get(timeout=10) == "allowed":
+            raise AssertionError("a thread got out")
+        raise PermissionError(errno.EPERM, "as it should be")
+
+
 def attempt(name: str) -> str:
     try:
         ATTEMPTS[name]()
@@ -131,11 +162,26 @@ def attempt(name: str) -> str:
     return "allowed"
 
 
+def lock_jax(plan: lockdown.Plan, report: dict[str, object]) -> None:
+    readable = [*sys.path, sys.prefix, sys.base_prefix, *lockdown.READABLE]
+    held = lockdown.lock_before_threads(plan, lockdown.prepare("fleet-test", []), filter(None, readable))
+    report["before"] = {name: attempt(name) for name in SETTINGS["before"]}
+    from runtime.sandbox import jax_start
+
+    jax_start.start("jax-cpu")
+    global EARLIER
+    EARLIER = Earlier()
+    layers = lockdown.lock_threads(plan, held, jit=True)
+    report["held"], report["missing"] = layers.held, layers.missing
+
+
 def main() -> None:
     wanted = SETTINGS["layers"]
     plan = lockdown.Plan(os.getppid(), SCRATCH)
     report: dict[str, object] = {}
-    if wanted == "all":
+    if wanted == "jax":
+        lock_jax(plan, report)
+    elif wanted == "all":
         layers = lockdown.lock(plan, lockdown.prepare("fleet-test", []))
         report["held"], report["missing"] = layers.held, layers.missing
     else:
@@ -148,7 +194,7 @@ def main() -> None:
         }
         for layer in wanted:
             steps[layer]()
-    report["ids"] = [os.getpid(), os.getuid()] if wanted != "all" else [os.getpid()]
+    report["ids"] = [os.getpid(), os.getuid()] if isinstance(wanted, list) else [os.getpid()]
     report["attempts"] = {name: attempt(name) for name in SETTINGS["attempts"]}
     os.write(1, json.dumps(report).encode())
     os._exit(0)

@@ -21,8 +21,11 @@ needs_seccomp = pytest.mark.skipif(not seccomp.supported(), reason="no system ca
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
 
 
-def run_locked(layers: list[str] | str, attempts: list[str], scratch: Path | None = None) -> dict[str, Any]:
-    settings = {"layers": layers, "attempts": attempts, "scratch": None if scratch is None else str(scratch)}
+def run_locked(
+    layers: list[str] | str, attempts: list[str], scratch: Path | None = None, before: list[str] | None = None
+) -> dict[str, Any]:
+    folder = None if scratch is None else str(scratch)
+    settings = {"layers": layers, "attempts": attempts, "scratch": folder, "before": before or []}
     done = subprocess.run(
         [sys.executable, str(CHILD), json.dumps(settings)], capture_output=True, timeout=30, check=False
     )
@@ -182,6 +185,21 @@ def test_filter_of_each_architecture(machine: str, arch: int, numbers: dict[str,
     assert verdict(closed, arch, numbers["newfstatat"], [3, 0, 0, 0x1000]) == ALLOW
     assert verdict(closed, arch, numbers["newfstatat"], [3, 0, 0, 0]) == EPERM
     assert verdict(closed, 0x40000003, numbers["read"]) == KILL
+
+
+@pytest.mark.parametrize(
+    ("machine", "arch", "mmap", "mprotect"), [("x86_64", 0xC000003E, 9, 10), ("aarch64", 0xC00000B7, 222, 226)]
+)
+def test_filter_of_a_compiling_process(machine: str, arch: int, mmap: int, mprotect: int) -> None:
+    """Read, write, execute are 1, 2, 4: what is executable is never writable, and comes from mprotect alone."""
+    code = seccomp.assemble(machine, pid=77, scratch=False, jit=True)
+    assert [verdict(code, arch, mprotect, [0, 0, bits]) for bits in range(8)] == [
+        ALLOW, ALLOW, ALLOW, ALLOW, EPERM, ALLOW, EPERM, EPERM,
+    ]  # fmt: skip
+    assert [verdict(code, arch, mmap, [0, 0, bits]) for bits in range(8)] == [ALLOW] * 4 + [EPERM] * 4
+    assert verdict(code, arch, mprotect, [0, 0, 5 | 0x01000000]) == EPERM, "growing downwards as well"
+    closed = seccomp.assemble(machine, pid=77, scratch=False)
+    assert [verdict(closed, arch, mprotect, [0, 0, bits]) for bits in range(8)] == [ALLOW] * 4 + [EPERM] * 4
 
 
 def test_filter_refuses_x32_calls() -> None:
