@@ -15,6 +15,7 @@ Errors: ProgramRefused (``program_refused``), one sentence that names what was f
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,9 @@ from jaxlib.mlir import ir
 
 from fleet.protocol import limits
 from fleet.protocol.errors import ProgramRefused
+from runtime.sandbox.jax_calls import refuse
 from runtime.sandbox.jax_kernels import Value
-from runtime.sandbox.jax_walk import Walked, Walker, refuse
+from runtime.sandbox.jax_walk import Walked, Walker
 
 PLATFORMS: Final = ("cpu", "cuda", "tpu")
 _TENSOR_SHARE: Final = 8
@@ -67,9 +69,11 @@ def audit(module: bytes | bytearray | memoryview, head: Mapping[str, Any], index
     except Exception as error:  # The reader of flatbuffers, and jax on top of it, fail in every way there is.
         raise refuse(f"its module can't be read ({type(error).__name__})") from None
     _check_exported(exported, head, index)
-    walker = Walker(tensor_bytes_max := memory_bytes * _TENSOR_SHARE)
+    tensor_bytes_max = memory_bytes * _TENSOR_SHARE
     with mlir.make_ir_context():
-        walked = walker.walk(_parse(exported))
+        walked = _walk(Walker(tensor_bytes_max), _parse(exported))
+    if walked.open_shapes and not exported.uses_global_constants:
+        raise refuse("open shapes, although it says that there are none")
     _check_main(exported, walked)
     return Audited(exported, walked.operations, len(walked.functions), tensor_bytes_max, walked.open_kernels)
 
@@ -80,11 +84,16 @@ def audit_lowered(audited: Audited, lowered: jax.stages.Lowered) -> None:
     if not audited.again:
         return
     try:
-        module = mlir.refine_polymorphic_shapes(lowered.compiler_ir("stablehlo"))
+        lowered_module: Any = lowered.compiler_ir("stablehlo")
+        module = mlir.refine_polymorphic_shapes(lowered_module)
     except Exception as error:
-        raise refuse(f"its shapes can't be told ({str(error).splitlines()[0][:200]})") from None
+        raise refuse(f"its shapes can't be told ({_first_line(error)})") from None
     with module.context:
-        Walker(audited.tensor_bytes_max, static=True).walk(module)
+        _walk(Walker(audited.tensor_bytes_max, static=True), module)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 # --- the envelope ---
@@ -92,7 +101,7 @@ def audit_lowered(audited: Audited, lowered: jax.stages.Lowered) -> None:
 
 def _check_envelope(data: bytearray) -> None:
     """What jax's reader would follow without a look: counts, and trees whose nodes may be shared."""
-    top = envelope.Exported.GetRootAsExported(data)
+    top: Any = envelope.Exported.GetRootAsExported(data)  # type: ignore[no-untyped-call]
     inputs, outputs = top.InAvalsIdxsLength(), top.OutAvalsIdxsLength()
     counts = {
         "arguments": max(inputs, top.InAvalsLength(), top.InShardingsLength(), top.InShardingsIdxsLength()),
@@ -165,7 +174,7 @@ def _check_exported(exported: export.Exported, head: Mapping[str, Any], index: i
     if not low <= exported.calling_convention_version <= high:
         raise refuse(f"calling convention {exported.calling_convention_version}: this car has {low} to {high}")
     kept = exported.module_kept_var_idx
-    if any(a >= b for a, b in zip(kept, kept[1:], strict=False)) or any(at >= len(exported.in_avals) for at in kept):
+    if any(a >= b for a, b in itertools.pairwise(kept)) or any(at >= len(exported.in_avals) for at in kept):
         raise refuse("its list of used arguments makes no sense")
     _check_head(exported, head, index)
 
@@ -184,7 +193,9 @@ def _check_head(exported: export.Exported, head: Mapping[str, Any], index: int) 
     for what, avals, rows in (("arguments", exported.in_avals, specs[0]), ("results", exported.out_avals, specs[1])):
         found = [(str(aval.dtype), _plain(aval.shape)) for aval in avals]
         if found != rows:
-            at = next((at for at, (a, b) in enumerate(zip(found, rows, strict=False)) if a != b), min(len(found), len(rows)))
+            at = next(
+                (at for at, (a, b) in enumerate(zip(found, rows, strict=False)) if a != b), min(len(found), len(rows))
+            )
             raise refuse(f"its {what} differ from what its bundle tells, at number {at}")
 
 
@@ -200,10 +211,20 @@ def _parse(exported: export.Exported) -> ir.Module:
         module: ir.Module = exported.mlir_module(serialized=False)
         valid = module.operation.verify()
     except Exception as error:
-        raise refuse(f"its module can't be read ({str(error).splitlines()[0][:200] if str(error) else type(error).__name__})") from None
+        raise refuse(f"its module can't be read ({_first_line(error)})") from None
     if not valid:
         raise refuse("its module contradicts itself")
     return module
+
+
+def _walk(walker: Walker, module: ir.Module) -> Walked:
+    try:
+        return walker.walk(module)
+    except ProgramRefused:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:
+        # Attributes of other kinds than they should be, names that are no text: MLIR's Python says so in many ways.
+        raise refuse(f"its module can't be read ({type(error).__name__})") from None
 
 
 def _check_main(exported: export.Exported, walked: Walked) -> None:
@@ -222,7 +243,11 @@ _ELEMENTS: Final = {"bool": "i1", "complex64": "complex<f32>", "complex128": "co
 
 
 def _value(aval: core.ShapedArray) -> Value:
-    if not isinstance(aval, core.ShapedArray) or not isinstance(aval.dtype, np.dtype) or aval.memory_space != core.MemorySpace.Device:
+    if (
+        not isinstance(aval, core.ShapedArray)
+        or not isinstance(aval.dtype, np.dtype)
+        or aval.memory_space != core.MemorySpace.Device
+    ):
         raise refuse(f"an argument or result of type {str(aval)[:80]}")
     shape = tuple(int(size) if core.is_constant_dim(size) else None for size in aval.shape)
     return _ELEMENTS.get(aval.dtype.name) or _element(aval.dtype.name), shape

@@ -12,6 +12,7 @@ smaller of ``m`` and ``n``, ``h`` is ``n - 1``, any other name is one size. Unit
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ def _at_least(*names: str) -> Callable[[Sizes, Mapping[str, str]], bool]:
 
     def holds(sizes: Sizes, config: Mapping[str, str]) -> bool:
         known = [sizes.get(name) for name in names]
-        return all(a is None or b is None or a >= b for a, b in zip(known, known[1:], strict=False))
+        return all(a is None or b is None or a >= b for a, b in itertools.pairwise(known))
 
     return holds
 
@@ -151,7 +152,12 @@ FFI: Final[dict[str, tuple[Kernel, ...]]] = {
     "cusolver_syevd_ffi": (_kernel(_ANY, _EIGH, {"algorithm": frozenset(map(_U8.format, range(3))), **_LOWER}),),
     "cusolver_gesvd_ffi": (
         _kernel(_ANY, _SVD, {**_SVD_GPU, "transposed": frozenset({"false"})}, _factors),
-        _kernel(_ANY, "T[m,n] -> T[m,n], R[k], T[q,n], T[m,p], I[]", {**_SVD_GPU, "transposed": frozenset({"true"})}, _factors),
+        _kernel(
+            _ANY,
+            "T[m,n] -> T[m,n], R[k], T[q,n], T[m,p], I[]",
+            {**_SVD_GPU, "transposed": frozenset({"true"})},
+            _factors,
+        ),
         _kernel(_ANY, "T[m,n] -> T[m,n], R[k], V[], V[], I[]", {**_SVD_GPU, "transposed": _BOOL}, _no_vectors),
     ),
     "cusolver_gesvdj_ffi": (_kernel(_ANY, "T[m,n] -> T[m,n], R[k], T[m,p], T[n,q], I[]", _SVD_GPU, _factors),),
@@ -180,14 +186,17 @@ NOT_OURS: Final = frozenset(
         "tpu_custom_call",
         "tf.call_tf_function",
         "stablehlo.dynamic_top_k",  # Nothing of jax 0.10 writes it any more.
-        "cusolver_geev_ffi",
+        "stablehlo.dynamic_approx_top_k",  # How many are taken would be computed by the program.
         "hipsolver_gesdd_ffi",
         "hip_lu_pivots_to_permutation",
         "hip_threefry2x32_ffi",
-        *(f"hipsolver_{name}_ffi" for name in ("getrf", "geqrf", "orgqr", "potrf", "syevd", "gesvd", "gesvdj", "sytrd")),
+        *(
+            f"hipsolver_{name}_ffi"
+            for name in ("getrf", "geqrf", "orgqr", "potrf", "syevd", "gesvd", "gesvdj", "sytrd")
+        ),
     }
 )
-"""Targets that jax exports and no car runs: they steer several devices, run foreign code, show foreign memory; no car is AMD's."""
+"""Targets that jax exports and no car runs: they steer several devices, run foreign code, show foreign memory, are AMD's."""
 
 _REAL = {"complex<f32>": "f32", "complex<f64>": "f64"}
 _COMPLEX = {"f32": "complex<f32>", "f64": "complex<f64>"}

@@ -56,7 +56,9 @@ _OTHERS = {
 }
 
 OPERATIONS: Final[dict[str, frozenset[str]]] = {
-    "builtin.module": frozenset({"jax.uses_shape_polymorphism", "mhlo.num_partitions", "mhlo.num_replicas", "sym_name"}),
+    "builtin.module": frozenset(
+        {"jax.uses_shape_polymorphism", "mhlo.num_partitions", "mhlo.num_replicas", "sym_name"}
+    ),
     "func.func": frozenset({"arg_attrs", "res_attrs", "function_type", "sym_name", "sym_visibility"}),
     "func.call": frozenset({"callee"}),
     "func.return": frozenset(),
@@ -66,24 +68,28 @@ OPERATIONS: Final[dict[str, frozenset[str]]] = {
 }
 """Attributes by operation."""
 
-COMPOSITES: Final = frozenset(
-    f"chlo.{name}"
-    for name in (
-        "acos acosh asin asin_acos_kernel asinh atan atanh bessel_i1e conj cosh digamma erf erf_inv erfc is_inf is_neg_inf"
-        " is_pos_inf lgamma mulhi next_after polygamma ragged_dot sinh square tan top_k zeta"
-    ).split()
+_CHLO = (
+    "acos acosh asin asin_acos_kernel asinh atan atanh bessel_i1e conj cosh digamma erf erf_inv erfc is_inf is_neg_inf"
+    " is_pos_inf lgamma mulhi next_after polygamma ragged_dot sinh square tan top_k zeta"
 )
+COMPOSITES: Final = frozenset(f"chlo.{name}" for name in _CHLO.split())
 """Operations that the exporter writes as a name and a function of plain operations that does the same."""
 
-ARGUMENT_ATTRIBUTES: Final = frozenset({"jax.global_constant", "jax.result_info", "tf.aliasing_output", "jax.buffer_donor"})
+ARGUMENT_ATTRIBUTES: Final = frozenset(
+    {"jax.global_constant", "jax.result_info", "tf.aliasing_output", "jax.buffer_donor"}
+)
 """What arguments and results of functions may carry. Donation means nothing here: jax calls the module from one of its own."""
 
 ELEMENT_BITS: Final = {
     **{f"{sign}{bits}": bits for sign in ("i", "ui") for bits in (2, 4, 8, 16, 32, 64)},
-    **{"i1": 8, "f16": 16, "bf16": 16, "f32": 32, "f64": 64, "complex<f32>": 64, "complex<f64>": 128, "f4E2M1FN": 4},
-    **{
-        f"f8{kind}": 8
-        for kind in ("E3M4", "E4M3", "E4M3B11FNUZ", "E4M3FN", "E4M3FNUZ", "E5M2", "E5M2FNUZ", "E8M0FNU")
-    },
+    "i1": 8,
+    "f16": 16,
+    "bf16": 16,
+    "f32": 32,
+    "f64": 64,
+    "complex<f32>": 64,
+    "complex<f64>": 128,
+    "f4E2M1FN": 4,
+    **{f"f8{kind}": 8 for kind in ("E3M4", "E4M3", "E4M3B11FNUZ", "E4M3FN", "E4M3FNUZ", "E5M2", "E5M2FNUZ", "E8M0FNU")},
 }
 """Size of one element by the name of its type."""
