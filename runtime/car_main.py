@@ -84,10 +84,9 @@ class Slots:
 
     async def start(self, slot_id: str, lane: str, on_event: OnSlotEvent) -> SlotPort:
         """See SlotStarter. Must be called in the main thread: a slot dies with the thread that spawned it."""
-        if lane != WASM:
-            return await SlotProcess.start(slot_id=slot_id, image=None, on_event=on_event, lane=lane)  # type: ignore
-        assert self._image is not None, "prepare first"
-        return await SlotProcess.start(slot_id=slot_id, image=self._image, on_event=on_event)
+        image = self._image if lane == WASM else None
+        assert image is not None or lane != WASM, "prepare first"
+        return await SlotProcess.start(slot_id=slot_id, image=image, on_event=on_event, lane=lane)
 
 
 def source_of(settings: CarSettings) -> SignalSource:
