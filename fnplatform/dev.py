@@ -29,6 +29,7 @@ import anyio.abc
 
 from fleet._api import Api
 from fleet.protocol.errors import FleetError, FleetUnavailable, InvalidOption, Refused
+from fleet.protocol.lanes import WASM
 from fleet.protocol.messages import CarsReply, CarsRequest, PlatformReply, PlatformRequest
 from fleet.protocol.subjects import ApiVerb
 from fleet.transport import Bus
@@ -57,6 +58,8 @@ class DevSettings:
     data_dir: Path
     cars: int = 2
     slots: int = 1
+    lanes: tuple[str, ...] | None = None
+    """None: all that this machine can have."""
     host: str = "127.0.0.1"
     port: int = 4242
     trace: Path | None = None
@@ -164,7 +167,7 @@ async def _start(supervisor: Supervisor, settings: DevSettings, broker: Broker, 
     try:
         async with anyio.create_task_group() as starting:
             starting.start_soon(_start_platform, supervisor, broker, group)
-            if settings.cars:
+            if settings.cars and WASM in (settings.lanes or (WASM,)):
                 await _make_guest()
         for number in range(settings.cars):
             command = car_command(settings, broker.url, number)
@@ -265,6 +268,8 @@ def car_command(settings: DevSettings, url: str, number: int) -> list[str]:
     """The command line of one car. Of a trace it replays the station with the ``number``-th most sessions."""
     command = [*FLEET, "--url", url, "car", "run", "--name", car_name(number), "--slots", str(settings.slots)]
     command += ["--come-back", f"{COME_BACK_S:g}"]
+    if settings.lanes is not None:
+        command += ["--lanes", ",".join(settings.lanes)]
     if settings.trace is not None:
         command += ["--trace", str(settings.trace), "--station", str(number), "--speed", f"{settings.speed:g}"]
     return command

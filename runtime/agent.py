@@ -26,16 +26,15 @@ from fleet.protocol.messages import CarCancel, CarCredit, GrantReply, GrantReque
 from fleet.protocol.subjects import TO_CAR, ToCarVerb
 from fleet.transport import Bus, Request
 from runtime import agent_types as t
-from runtime import slot_events
 from runtime.agent_blobs import BlobClient
 from runtime.agent_config import AgentConfig
 from runtime.agent_fetch import Fetcher
 from runtime.agent_jobs import Job
 from runtime.agent_link import ControlLink
+from runtime.agent_processes import SlotProcesses, SlotStarter
 from runtime.agent_state import AgentCore
 from runtime.bundles import BundleCache
 from runtime.signals.model import Clock, Signals, SignalSource, SystemClock
-from runtime.slot_wire import Progress, SlotJob, SlotProgram, StreamStart
 
 log = logging.getLogger("fleet.car")
 
@@ -43,37 +42,6 @@ STOP_S = 3.0
 CONNECT_AGAIN_S_MIN = 0.1
 CONNECT_AGAIN_S_MAX = 2.0
 TICK_S_MIN = 0.001
-
-
-class SlotPort(Protocol):
-    """What the agent needs of a slot process (``runtime.slots.SlotProcess``)."""
-
-    program: SlotProgram | None
-
-    def load(self, program: SlotProgram, bundle: bytes, packages: list[bytes]) -> None: ...
-
-    def run(self, job: SlotJob) -> None: ...
-
-    def credit(self, job: int, consumed: int) -> None: ...
-
-    def set_departing(self, departing: bool) -> None: ...
-
-    def progress(self) -> Progress: ...
-
-    def kill(self) -> None: ...
-
-    async def reaped(self) -> None: ...
-
-
-OnSlotEvent = Callable[[Any, slot_events.SlotEvent], None]
-
-
-class SlotStarter(Protocol):
-    """Makes slots. ``prepare`` may take long (it builds the guest once), ``start`` returns after the spawn."""
-
-    async def prepare(self) -> None: ...
-
-    async def start(self, slot_id: str, on_event: OnSlotEvent) -> SlotPort: ...
 
 
 class Connect(Protocol):
@@ -97,14 +65,14 @@ class Agent:
     ) -> None:
         self.core = AgentCore(config)
         self.config = config
-        self.slots: dict[str, SlotPort] = {}
         self._connect_bus = connect
         self._source = source
-        self._starter = starter
         self._clock: Clock = clock or SystemClock()
         self._link = ControlLink(config, self._clock, self.feed)
         self._blobs = BlobClient(lambda: self._link.bus, config.car)
         self._fetcher = Fetcher(self._blobs, bundles)
+        self._processes = SlotProcesses(self.core, self._link, starter, self.feed, self._start_soon)
+        self.slots = self._processes.slots
         self._events: deque[t.Event] = deque()
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
@@ -114,9 +82,7 @@ class Agent:
         self._settled = anyio.Event()
         self._error: BaseException | None = None
         self._do: dict[type, Callable[[Any], None]] = {
-            t.StartSlot: self._start_slot, t.KillSlots: self._kill_slots, t.RunJob: self._run_job,
-            t.SetDeparting: self._set_departing, t.GiveCredit: self._give_credit, t.FetchJob: self._fetch_job,
-            t.PutBlob: self._put_blob, **self._link.actions,
+            t.FetchJob: self._fetch_job, t.PutBlob: self._put_blob, **self._link.actions, **self._processes.actions,
         }  # fmt: skip
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -208,14 +174,7 @@ class Agent:
 
     def _tick(self) -> None:
         self._timer, self._timer_due_s = None, float("inf")
-        ahead_s = self._clock.monotonic_s() - time.monotonic()
-        running: dict[str, t.Running] = {}
-        for slot in self.core.work.pool.slots.values():
-            if slot.jobs and slot.id in self.slots:
-                seen = self.slots[slot.id].progress()
-                if seen.job:
-                    running[slot.id] = t.Running(seen.job, seen.item, seen.started_monotonic_s + ahead_s)
-        self.feed(t.Tick(running))
+        self.feed(t.Tick(self._processes.running(self._clock.monotonic_s() - time.monotonic())))
 
     def _hear(self, signals: Signals) -> None:
         before = self.core.state
@@ -269,108 +228,9 @@ class Agent:
         except FleetError as error:
             self._link.publish(request.reply, SimulateReply(error=WireError.of(error)))
 
-    def _on_slot_event(self, slot_id: str, event: slot_events.SlotEvent) -> None:
-        match event:
-            case slot_events.Done():
-                self.feed(
-                    t.SlotDone(
-                        slot_id, event.job, event.result, event.first, event.summary, event.run_s, event.memory_bytes
-                    )
-                )
-            case slot_events.Items():
-                self.feed(t.SlotItems(slot_id, event.job, event.first, event.results))
-            case slot_events.LogLines():
-                if (job := self._running(slot_id, event.job)) is not None:
-                    self._link.lines(job.lease, event.lines)
-            case slot_events.Checkpoint():
-                if (job := self._running(slot_id, event.job)) is not None:
-                    if job.window is not None:
-                        self.feed(t.SlotSaved(slot_id, event.job, event.state))
-                    else:
-                        self._link.checkpoint(job.lease, event.state)
-            case slot_events.Ready():
-                log.info("slot %s ready after %.0f ms", slot_id, event.start_s * 1000)
-                self.feed(t.SlotReady(slot_id, event.layers.held, event.layers.missing))
-            case slot_events.Trapped():
-                self.feed(t.SlotTrapped(slot_id, event.job, event.item, event.message))
-            case slot_events.Failed():
-                self.feed(t.SlotFailed(slot_id, event.job, event.message))
-            case slot_events.Exited():
-                self.slots.pop(slot_id, None)
-                if not event.expected:
-                    log.warning("slot %s ended by itself (%d): %s", slot_id, event.returncode, event.message)
-                self.feed(t.SlotExited(slot_id, event.message or f"status {event.returncode}"))
-
-    def _running(self, slot_id: str, run: int) -> Job | None:
-        slot = self.core.work.pool.slots.get(slot_id)
-        found = slot.jobs[0] if slot is not None and slot.jobs else None
-        return found if found is not None and found.run == run and not found.cancelled else None
-
-    # --- slots -------------------------------------------------------------------------------------------------------
-
     def _start_soon(self, work: Callable[..., Any], *args: Any) -> None:
         assert self._group is not None, "not running"
         self._group.start_soon(work, *args)
-
-    def _start_slot(self, action: t.StartSlot) -> None:
-        self._start_soon(self._bring_up, action.slot)
-
-    async def _bring_up(self, slot_id: str) -> None:
-        try:
-            await self._starter.prepare()
-            if slot_id not in self.core.work.pool.slots:
-                self.feed(t.SlotExited(slot_id))
-                return
-            slot = await self._starter.start(slot_id, lambda _, event: self._on_slot_event(slot_id, event))
-        except (OSError, FleetError) as error:
-            log.error("a slot can't be started: %s", error)
-            self.feed(t.SlotExited(slot_id, str(error)))
-            return
-        self.slots[slot_id] = slot
-        if slot_id not in self.core.work.pool.slots:
-            slot.kill()  # the owner left while it was spawned
-
-    def _kill_slots(self, action: t.KillSlots) -> None:
-        for slot_id in action.slots:
-            slot = self.slots.get(slot_id)
-            if slot is not None:
-                slot.kill()
-        if action.departure:
-            self._link.killed()
-
-    def _run_job(self, action: t.RunJob) -> None:
-        slot = self.slots.get(action.slot)
-        if slot is None:
-            return  # its Exited waits behind this event
-        job, grant = action.job, action.job.grant
-        assert job.bundle is not None and job.args is not None and job.packages is not None, (
-            "a job is complete before it is placed"
-        )
-        program = slot.program
-        if program is None or program.key != job.program_key:
-            wanted = grant.program
-            program = SlotProgram(
-                job.program_key, wanted.module, wanted.qualname, wanted.memory_bytes, wanted.isolation, grant.tenant
-            )
-            slot.load(program, job.bundle, job.packages)
-        slot.run(
-            SlotJob(
-                job.run, program, job.args, call=grant.lease.call, attempt=grant.attempt,
-                car=self.config.pseudonym(grant.tenant), timeout_s=grant.program.timeout_s, items=job.items,
-                item_numbers=grant.item_numbers, item_attempts=grant.item_attempts, exact=grant.exact,
-                checkpoint=job.checkpoint, refs=job.refs or {},
-                stream=None if job.window is None else StreamStart(grant.skip, job.window.consumed),
-            )
-        )  # fmt: skip
-
-    def _give_credit(self, action: t.GiveCredit) -> None:
-        if action.slot in self.slots:
-            self.slots[action.slot].credit(action.run, action.consumed)
-
-    def _set_departing(self, action: t.SetDeparting) -> None:
-        for slot_id in action.slots:
-            if slot_id in self.slots:
-                self.slots[slot_id].set_departing(action.departing)
 
     # --- blobs -------------------------------------------------------------------------------------------------------
 

@@ -19,15 +19,19 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from fleet.protocol.lanes import WASM
 from fleet.protocol.limits import MEMORY_BYTES_DEFAULT
+from fleet.protocol.messages import Device
 from fleet.transport import Bus
-from runtime.agent import Agent, OnSlotEvent, SlotPort
+from runtime.agent import Agent
 from runtime.agent_config import AHEAD_DEFAULT, AgentConfig
+from runtime.agent_processes import OnSlotEvent, SlotPort
 from runtime.bundles import BundleCache
+from runtime.devices import devices, lanes_of
 from runtime.signals.manual import ManualSource
 from runtime.signals.model import SignalSource
 from runtime.signals.replay import ReplaySource, read
-from runtime.slots import SlotProcess
+from runtime.slots import SlotImage, SlotProcess
 from runtime.standing import OwnerPolicy
 
 log = logging.getLogger("fleet.car")
@@ -50,21 +54,25 @@ class CarSettings:
     ahead: int = AHEAD_DEFAULT
     memory_bytes: int = MEMORY_BYTES_DEFAULT
     region: str = ""
+    lanes: tuple[str, ...] | None = None
+    """None: all that this machine can have."""
     policy: OwnerPolicy = field(default_factory=OwnerPolicy)
     cache_dir: Path | None = None
     """Bundles are kept in ``cache_dir/bundles``; None: in memory alone."""
 
 
-class GuestSlots:
-    """Starts slot processes; the guest is built by the first, or found in its cache."""
+class Slots:
+    """Starts slot processes. The wasm lane's guest is built by its first one, or found in its cache."""
 
     def __init__(self, progress: Callable[[str], None]) -> None:
         self._progress = progress
         self._lock = anyio.Lock()
-        self._image: object | None = None
+        self._image: SlotImage | None = None
 
-    async def prepare(self) -> None:
+    async def prepare(self, lane: str) -> None:
         """See SlotStarter."""
+        if lane != WASM:
+            return
         async with self._lock:
             if self._image is None:
                 from runtime.guest.build import ensure_guest
@@ -74,10 +82,11 @@ class GuestSlots:
                     functools.partial(ensure_guest, progress=self._progress), abandon_on_cancel=True
                 )
 
-    async def start(self, slot_id: str, on_event: OnSlotEvent) -> SlotPort:
+    async def start(self, slot_id: str, lane: str, on_event: OnSlotEvent) -> SlotPort:
         """See SlotStarter. Must be called in the main thread: a slot dies with the thread that spawned it."""
-        assert self._image is not None, "prepare first"
-        return await SlotProcess.start(slot_id=slot_id, image=self._image, on_event=on_event)  # type: ignore[arg-type]
+        image = self._image if lane == WASM else None
+        assert image is not None or lane != WASM, "prepare first"
+        return await SlotProcess.start(slot_id=slot_id, image=image, on_event=on_event, lane=lane)
 
 
 def source_of(settings: CarSettings) -> SignalSource:
@@ -89,28 +98,32 @@ def source_of(settings: CarSettings) -> SignalSource:
     )
 
 
-def config_of(settings: CarSettings, *, simulated: bool) -> AgentConfig:
-    """The agent's own settings; InvalidOption where one is out of range."""
+def config_of(settings: CarSettings, *, simulated: bool, found: tuple[Device, ...] = ()) -> AgentConfig:
+    """The agent's own settings; InvalidOption where one is out of range. ``found``: what jax sees on this machine."""
+    lanes, chosen = lanes_of(settings.lanes, found)
     try:
         package = version("fnplatform")
     except PackageNotFoundError:
         package = "unknown"
     return AgentConfig(
         car=settings.name, boot=secrets.token_hex(8), slots=settings.slots, spares=settings.spares, ahead=settings.ahead,
-        memory_bytes=settings.memory_bytes, region=settings.region, simulated=simulated, version=package,
-        policy=settings.policy,
+        memory_bytes=settings.memory_bytes, region=settings.region, lanes=lanes, devices=chosen, simulated=simulated,
+        version=package, policy=settings.policy,
     )  # fmt: skip
 
 
 async def serve_car(settings: CarSettings) -> None:
     """Run one agent until SIGTERM or SIGINT; the second of them ends it at once."""
     source = source_of(settings)
-    config = config_of(settings, simulated=source.simulated)
+    asks = settings.lanes is None or set(settings.lanes) - {WASM}
+    # Before anything is offered: what a car says of its lanes is complete from its first word on.
+    found = await anyio.to_thread.run_sync(devices, settings.cache_dir) if asks else ()
+    config = config_of(settings, simulated=source.simulated, found=found)
     agent = Agent(
         config,
         connect=functools.partial(Bus.connect, settings.url, kind="car", name=settings.name, creds=settings.creds),
         source=source,
-        starter=GuestSlots(lambda text: log.info("guest: %s", text)),
+        starter=Slots(lambda text: log.info("guest: %s", text)),
         bundles=BundleCache(settings.cache_dir / "bundles" if settings.cache_dir is not None else None),
     )
     async with anyio.create_task_group() as group:

@@ -229,6 +229,8 @@ class DispatcherCore:
             if entry.state.stream and not op.record.final:
                 streams.stored(entry, op.record.part, event.seq, len(op.part))
             self._note_commit(op)
+            if op.record.kept and op.record.metering is not None:
+                board.kept.note(entry.state.tenant, op.record.kept, op.record.metering.car)
         if op not in entry.ops:  # cancelled meanwhile, or told twice
             if isinstance(op, Requeue) and entry.phase is Phase.GONE:
                 board.out.append(Remove(event.seq))

@@ -50,7 +50,7 @@ def _enqueue(board: Board, entry: Entry) -> None:
     queue = entry.queue
     entry.phase = Phase.WAITING
     if not queue.waiting and entry.checked and not board.changed and not queue.at_limit:
-        car = _car_for(board, queue)
+        car = _keeper(board, entry) or _car_for(board, queue)
         if car is not None:
             _assign(board, entry, car)
             return
@@ -76,6 +76,16 @@ def _park(queue: FunctionQueue) -> None:
     if not queue.parked:
         queue.parked = True
         queue.limit.parked.append(queue)
+
+
+def _keeper(board: Board, entry: Entry) -> Car | None:
+    """A car with a free slot that keeps on its device something that this call takes."""
+    state, queue = entry.state, entry.queue
+    for name in board.kept.cars_with(state.tenant, state.refs) if state.refs else ():
+        car = board.cars.get(name)
+        if car is not None and car.has_place and not car.avoids(queue.key[3]) and fits(queue.need, car.offer_class):
+            return car
+    return None
 
 
 def _car_for(board: Board, queue: FunctionQueue) -> Car | None:
@@ -234,7 +244,8 @@ def _take_one(board: Board, car: Car, *, short_only: bool) -> bool:
 
 
 def _go(board: Board, queue: FunctionQueue, car: Car) -> bool:
-    """Take the oldest call of the queue: grant it, or look first whether it has an outcome. False: nothing could be done."""
+    """Take the oldest call of the queue: grant it to ``car`` or to the one that has its state, or look first whether it has
+    an outcome. False: nothing could be done."""
     found = queue.heap.peek()
     assert found is not None, (queue.key, queue.waiting)
     entry = found[1]
@@ -243,7 +254,7 @@ def _go(board: Board, queue: FunctionQueue, car: Car) -> bool:
     queue.heap.pop()
     leave_queue(entry)
     if entry.checked:
-        _assign(board, entry, car)
+        _assign(board, entry, _keeper(board, entry) or car)
     else:
         entry.phase = Phase.CHECKING
         check(board, entry)

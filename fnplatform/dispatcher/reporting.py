@@ -76,7 +76,7 @@ def record_of(
         call=call.call, app=call.app, function=call.function, version=call.version, state=state, part=entry.next_part,
         final=final, indices=indices, error=error, summary=summary, blob=run.blob if run else None,
         blob_bytes=run.blob_bytes if run else 0, group=call.group, metering=metering, submit_digest=call.digest,
-        items=entry.delivered if call.stream else call.items,
+        items=entry.delivered if call.stream else call.items, kept=run.kept if run else [],
     )  # fmt: skip
 
 

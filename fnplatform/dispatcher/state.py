@@ -20,6 +20,7 @@ from fleet.protocol.messages import (
 )
 from fnplatform.dispatcher.chunks import Ranges
 from fnplatform.dispatcher.events import Action, Commit, Grant, Note, Requeue
+from fnplatform.dispatcher.kept import KeptOnCars
 from fnplatform.dispatcher.leases import Order, first_counter
 from fnplatform.dispatcher.matching import OfferClass, class_of
 from fnplatform.dispatcher.queues import EntryHeap, FunctionQueue, Limit, Turns
@@ -255,6 +256,7 @@ class Board:
         self.outbox: dict[str, Grant] = {}
         self.woken: list[FunctionQueue] = []
         """Queues that were at their max_concurrency and no longer are."""
+        self.kept = KeptOnCars()
         self.ended: OrderedDict[tuple[str, str], Ended] = OrderedDict()
         self.ended_seqs: dict[int, Ended] = {}
         self.counters = Counters()

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -219,7 +219,8 @@ class LocalFleet:
     """Broker, control plane and ``cars`` cars of ``slots`` slots, for the length of a ``with`` (or ``async with``).
 
     Meanwhile FLEET_URL names it, so that functions called remotely run on it. ``data``: folder that outlives it; default:
-    a temporary one. ``trace``, ``speed``, ``sync``: as for ``fleet dev``. ``environment``: added to that of its processes.
+    a temporary one. ``lanes``, ``trace``, ``speed``, ``sync``: as for ``fleet dev``. ``environment``: added to that of its
+    processes.
     """
 
     def __init__(
@@ -228,6 +229,7 @@ class LocalFleet:
         slots: int = 1,
         data: str | os.PathLike[str] | None = None,
         *,
+        lanes: Sequence[str] | None = None,
         trace: str | os.PathLike[str] | None = None,
         speed: float = 1.0,
         sync: str = "default",
@@ -238,6 +240,7 @@ class LocalFleet:
         self.broker = LocalProcess(self, "broker")
         self.url = ""
         self._command = ["dev", "--port", "0", "--cars", str(cars), "--slots", str(slots), "--sync", sync]
+        self._command += ["--lanes", ",".join(lanes)] if lanes is not None else []
         self._command += ["--trace", str(trace), "--speed", f"{speed:g}"] if trace is not None else []
         self._given_data = None if data is None else Path(data).absolute()
         self._environment = dict(environment or {})

@@ -46,8 +46,9 @@ from fleet.protocol.subjects import CAR, TO_CAR, CarVerb, ToCarVerb
 from fleet.transport import Bus, Request
 from fnplatform.broker import Broker
 from runtime import slot_events as ev
-from runtime.agent import Agent, OnSlotEvent, SlotStarter
+from runtime.agent import Agent
 from runtime.agent_config import AgentConfig
+from runtime.agent_processes import OnSlotEvent, SlotStarter
 from runtime.bundles import BundleCache
 from runtime.signals.manual import ManualSource
 from runtime.slot_wire import Bytes, Layers, Progress, SlotJob, SlotProgram
@@ -125,10 +126,10 @@ class MemorySlots:
     script: Callable[[MemorySlot, SlotJob], None] = echo
     made: list[MemorySlot] = field(default_factory=list)
 
-    async def prepare(self) -> None:
+    async def prepare(self, lane: str) -> None:
         pass
 
-    async def start(self, slot_id: str, on_event: OnSlotEvent) -> MemorySlot:
+    async def start(self, slot_id: str, lane: str, on_event: OnSlotEvent) -> MemorySlot:
         slot = MemorySlot(slot_id, on_event, lambda slot, job: self.script(slot, job))
         self.made.append(slot)
         return slot

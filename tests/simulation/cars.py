@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fleet.protocol.frames import pack_items
-from fleet.protocol.messages import Beat, CarHello, LeaseGrant, OutcomeReport, Release
+from fleet.protocol.lanes import WASM
+from fleet.protocol.messages import Beat, CarHello, Device, LeaseGrant, OutcomeReport, Release
 from runtime import agent_types as t
 from runtime.agent_config import AgentConfig
 from runtime.agent_jobs import Job
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 SLOT_START_S = 0.25
+JAX_START_S = 2.0
 REAP_S = 0.005
 TICK_S_MIN = 0.001
 
@@ -26,10 +28,11 @@ TICK_S_MIN = 0.001
 class SimulatedCar:
     """See the module. ``frozen``: nothing of it moves, its messages wait."""
 
-    def __init__(self, world: World, name: str, policy: OwnerPolicy) -> None:
+    def __init__(self, world: World, name: str, policy: OwnerPolicy, devices: tuple[Device, ...] = ()) -> None:
         self.world = world
         self.name = name
         self.policy = policy
+        self.devices = devices
         self.boots = 0
         self.frozen = False
         self.dead = False
@@ -38,8 +41,8 @@ class SimulatedCar:
         self.down = Wire(world.clock)
         self._waiting: list[Callable[[], None]] = []
         self._tick_at_s = float("inf")
-        self.alive: set[str] = set()
-        """Slot processes that exist."""
+        self.alive: dict[str, str] = {}
+        """Lanes of the slot processes that exist."""
         self.running: dict[str, Job] = {}
         self.boot()
 
@@ -49,9 +52,12 @@ class SimulatedCar:
         """Start the agent (again)."""
         self.boots += 1
         self.dead = False
-        self.alive, self.running = set(), {}
+        self.alive, self.running = {}, {}
         self._waiting.clear()
-        config = AgentConfig(self.name, f"boot{self.boots}", slots=1, spares=1, ahead=3, policy=self.policy)
+        config = AgentConfig(
+            self.name, f"boot{self.boots}", slots=1, spares=1, ahead=3, policy=self.policy,
+            lanes=(WASM, *(device.lane for device in self.devices)), devices=self.devices,
+        )  # fmt: skip
         self.core = AgentCore(config)
         self._tick_at_s = float("inf")
         self.feed(t.Connected())
@@ -62,7 +68,7 @@ class SimulatedCar:
         self.dead = True
         for job in self.running.values():
             self.world.stopped(self.name, job)
-        self.alive, self.running = set(), {}
+        self.alive, self.running = {}, {}
         self.up.break_off()
         self.down.break_off()
 
@@ -143,9 +149,10 @@ class SimulatedCar:
     def _act(self, action: Any) -> None:
         world = self.world
         match action:
-            case t.StartSlot(slot, _):
-                self.alive.add(slot)
-                world.clock.after(SLOT_START_S, lambda: self.do(lambda: self._slot_ready(slot)))
+            case t.StartSlot(slot, lane):
+                self.alive[slot] = lane
+                start_s = SLOT_START_S if lane == WASM else JAX_START_S
+                world.clock.after(start_s, lambda: self.do(lambda: self._slot_ready(slot)))
             case t.KillSlots(slots):
                 for slot in slots:
                     self._kill_slot(slot)
@@ -194,7 +201,7 @@ class SimulatedCar:
 
     def _kill_slot(self, slot: str) -> None:
         if slot in self.alive:
-            self.alive.discard(slot)
+            del self.alive[slot]
             job = self.running.pop(slot, None)
             if job is not None:
                 self.world.stopped(self.name, job)
@@ -209,7 +216,7 @@ class SimulatedCar:
     def _begin(self, slot: str, job: Job) -> None:
         world, clock = self.world, self.world.clock
         self.running[slot] = job
-        world.started(self, job)
+        world.started(self, slot, job)
         run = job.run
         fate = world.fate_of(job)
         if job.items is not None and job.items > 1:

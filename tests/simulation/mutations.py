@@ -1,4 +1,4 @@
-"""Six faults planted into the cores. Each must be caught by the judgement of some seed: that is what makes it one."""
+"""Faults planted into the cores. Each must be caught by the judgement of some seed: that is what makes it one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fnplatform.dispatcher import cars, core, events, granting, reporting, verdicts
+from fnplatform.dispatcher import cars, core, events, granting, matching, reporting, verdicts
+from runtime.agent_slots import SlotPool
 from runtime.agent_state import AgentCore
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -88,6 +89,18 @@ def ignore_standing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AgentCore, "_evaluate", evaluate)
 
 
+def ignore_lanes(patch: pytest.MonkeyPatch) -> None:
+    """The matcher asks for memory and region alone."""
+    patch.setattr(granting, "fits", lambda need, offer: matching.in_region(need, offer))
+    patch.setattr(granting, "ranked", lambda need, kinds: list(kinds))
+
+
+def ignore_places(patch: pytest.MonkeyPatch) -> None:
+    """A car runs a job wherever its slot is free, however many others run."""
+    patch.setattr(SlotPool, "full", False)
+    patch.setattr(SlotPool, "choose", lambda self, job: (next(iter(self._idle(job.lane)), None), None))
+
+
 MUTATIONS: tuple[Plant, ...] = (
     skip_the_fence,
     acknowledge_early,
@@ -95,4 +108,6 @@ MUTATIONS: tuple[Plant, ...] = (
     drop_a_requeue,
     double_grant,
     ignore_standing,
+    ignore_lanes,
+    ignore_places,
 )

@@ -10,11 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fleet.protocol.lanes import WASM, lane_for
 from fleet.protocol.limits import GRANT_ACCEPT_S, LEADER_TTL_S
 from fleet.protocol.messages import (
     Beat,
     CarHello,
+    Device,
     InvocationState,
+    JaxModule,
+    JaxProgram,
     Manifest,
     Offer,
     OutcomeReport,
@@ -33,6 +37,11 @@ from tests.simulation.store import Store
 
 KEY = b"simulated-key-of-the-control-plane"
 TICK_S = 0.1
+_NEW = Device(lane="jax-cpu", calling_convention_min=9, calling_convention_max=10, stablehlo="1.13.0")
+_OLD = _NEW.model_copy(update={"calling_convention_max": 9})
+DEVICES: tuple[tuple[Device, ...], ...] = ((_NEW,), (), (_NEW,), (_OLD,))
+"""What the cars have in turn: half of them can run ``tensor``."""
+TENSOR = JaxProgram(modules=[JaxModule(platforms=["cpu", "cuda"], calling_convention=10, stablehlo="1.10.0")])
 Answer = Callable[[Any], None]
 
 
@@ -65,7 +74,9 @@ class World:
         self._grants: dict[str, events.Grant] = {}
         self._functions()
         policy = OwnerPolicy(come_back_s=0.2)
-        self.cars = {f"car-{n}": SimulatedCar(self, f"car-{n}", policy) for n in range(1, cars + 1)}
+        self.cars = {
+            f"car-{n}": SimulatedCar(self, f"car-{n}", policy, DEVICES[n % len(DEVICES)]) for n in range(1, cars + 1)
+        }
         self.clock.after(0.0, self.lead)
 
     def _functions(self) -> None:
@@ -75,8 +86,12 @@ class World:
             ("long", None, 1),
             ("flaky", None, 3),
             ("single", 1, 1),
+            ("tensor", None, 1),
         ):
-            program = Program(bundle="0" * 64, bundle_bytes=0, module="m", qualname=name, timeout_s=30.0)
+            program = Program(
+                bundle="0" * 64, bundle_bytes=0, module="m", qualname=name, timeout_s=30.0,
+                runtime="jax" if name == "tensor" else "wasm", jax=TENSOR if name == "tensor" else None,
+            )  # fmt: skip
             self.store.manifests[name] = Manifest(
                 app="app", function=name, display_name=name, program=program, max_concurrency=limit,
                 retries=Retries(max_attempts=attempts, delay_s=0.5),
@@ -87,7 +102,9 @@ class World:
     def fate_of(self, job: Job) -> Fate:
         """How this run goes: by function, with chance."""
         rng = self.clock.random
-        run_s = {"quick": 0.005, "slow": 4.0, "long": 15.0, "flaky": 0.05, "single": 0.3}[job.grant.function]
+        run_s = {"quick": 0.005, "slow": 4.0, "long": 15.0, "flaky": 0.05, "single": 0.3, "tensor": 0.05}[
+            job.grant.function
+        ]
         return Fate(run_s * rng.uniform(0.5, 1.5), job.grant.function == "flaky" and rng.random() < 0.1)
 
     def result_of(self, job: Job, index: int) -> bytes:
@@ -273,6 +290,8 @@ class World:
         entry = self.leader.board.entries.get(("default", call))
         if entry is not None and entry.lease is not None and (entry.lease.order != order):
             self.violations.append(f"double grant: {call} granted twice in one step")
+        if lane_for(self.store.manifests[function].program, self.cars[car].core.config.offer(1)) is None:
+            self.violations.append(f"lane: {call} of {function} granted to {car}, which can't run it")
         self.newest[call] = order
         limit = self.store.manifests[function].max_concurrency
         if limit is not None:
@@ -284,8 +303,13 @@ class World:
             if held > limit + adopted:
                 self.violations.append(f"max_concurrency: {held} of {function} run, {limit} may")
 
-    def started(self, car: SimulatedCar, job: Job) -> None:
+    def started(self, car: SimulatedCar, slot: str, job: Job) -> None:
         """A slot begins to work on a job."""
+        lane = lane_for(job.grant.program, car.core.config.offer(1))
+        if lane is None or car.alive[slot] != lane:
+            self.violations.append(f"lane: {job.lease.call} started on {car.name} in lane {car.alive[slot]}")
+        if len(car.running) > car.core.config.slots:
+            self.violations.append(f"bound: {car.name} runs {len(car.running)} jobs at once")
         if car.driving:
             self.violations.append(f"eligibility: {job.lease.call} started on {car.name}, which is driven")
         self.on_cars.setdefault(job.lease.call, {})[car.name] = (job.lease.epoch, job.lease.counter)
@@ -300,7 +324,8 @@ class World:
         if car.driving and told and car.alive and not car.frozen:
             self.violations.append(f"eligibility: {car.name} is driven and has slots {sorted(car.alive)}")
         config = car.core.config
-        if len(car.alive) > config.slots + config.spares:
-            self.violations.append(f"bound: {car.name} has {len(car.alive)} slot processes")
+        of_wasm = sum(lane == WASM for lane in car.alive.values())
+        if of_wasm > config.slots + config.spares or len(car.alive) - of_wasm > config.slots:
+            self.violations.append(f"bound: {car.name} has slot processes of lanes {sorted(car.alive.values())}")
         if len(car.core.work.jobs) > config.slots * (1 + config.ahead):
             self.violations.append(f"bound: {car.name} holds {len(car.core.work.jobs)} leases")

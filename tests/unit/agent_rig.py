@@ -8,7 +8,7 @@ from typing import TypeVar
 import pytest
 
 from fleet.protocol.limits import MIB
-from fleet.protocol.messages import BlobRef, Lease, LeaseGrant, Program, RunStatus
+from fleet.protocol.messages import BlobRef, Device, JaxModule, JaxProgram, Lease, LeaseGrant, Program, RunStatus
 from runtime import agent_types as t
 from runtime.agent_config import AgentConfig
 from runtime.agent_jobs import Job
@@ -19,6 +19,8 @@ from runtime.standing import OwnerPolicy
 A = TypeVar("A")
 UNIX_S = 1_700_000_000.0
 CAR = "car-1"
+_CPU = Device(lane="jax-cpu", calling_convention_min=9, calling_convention_max=10, stablehlo="1.13.4")
+DEVICES = {"jax-cpu": _CPU, "jax-gpu": _CPU.model_copy(update={"lane": "jax-gpu", "memory_bytes": 8 << 30})}
 
 
 def lease(counter: int, epoch: int = 1, call: str = "") -> Lease:
@@ -28,13 +30,15 @@ def lease(counter: int, epoch: int = 1, call: str = "") -> Lease:
 def job(
     counter: int, *, epoch: int = 1, call: str = "", items: list[tuple[int, int]] | None = None, program: str = "a",
     timeout_s: float = 60.0, tenant: str = "default", exact: bool = False, complete: bool = True, memory: int = 64 * MIB,
-    car: str = CAR, refs_bytes: int = 0, stream: bool = False, skip: int = 0, consumed: int = 0,
+    car: str = CAR, refs_bytes: int = 0, stream: bool = False, skip: int = 0, consumed: int = 0, jax: str = "",
 ) -> Job:  # fmt: skip
+    modules = [JaxModule(platforms=[jax], calling_convention=10, stablehlo="1.10.0")] if jax else []  # type: ignore[list-item]
     grant = LeaseGrant(
         lease=lease(counter, epoch, call).model_copy(update={"car": car}), tenant=tenant, app="app", function=program,
         version=f"{ord(program):016x}", item_numbers=items, exact=exact, stream=stream, skip=skip, consumed=consumed,
         program=Program(
-            bundle="0" * 64, bundle_bytes=1, module="m", qualname="f", timeout_s=timeout_s, memory_bytes=memory
+            bundle="0" * 64, bundle_bytes=1, module="m", qualname="f", timeout_s=timeout_s, memory_bytes=memory,
+            runtime="jax" if jax else "wasm", jax=JaxProgram(modules=modules) if jax else None,
         ),
         refs=[BlobRef(digest="a" * 64, size_bytes=refs_bytes)] if refs_bytes else [],
     )  # fmt: skip
@@ -44,11 +48,22 @@ def job(
 class Car:
     """A core, its clock, and the slots it asked for."""
 
-    def __init__(self, *, slots: int = 1, spares: int = 1, ahead: int = 2, come_back_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        slots: int = 1,
+        spares: int = 1,
+        ahead: int = 2,
+        come_back_s: float = 0.0,
+        lanes: Sequence[str] = ("wasm",),
+    ) -> None:
         policy = OwnerPolicy(come_back_s=come_back_s)
         self.core = AgentCore(
-            AgentConfig(CAR, "boot", slots=slots, spares=spares, ahead=ahead, simulated=True, policy=policy)
-        )
+            AgentConfig(
+                CAR, "boot", slots=slots, spares=spares, ahead=ahead, simulated=True, policy=policy, lanes=tuple(lanes),
+                devices=tuple(DEVICES[lane] for lane in lanes if lane in DEVICES),
+            )
+        )  # fmt: skip
         self.now_s = 1000.0
         self.did: list[t.Action] = []
         self.alive: list[str] = []

@@ -12,7 +12,7 @@ from fleet.cli import show
 from fleet.protocol.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from fleet.protocol.messages import CarInfo
+    from fleet.protocol.messages import CarInfo, Offer
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CAR = Annotated[str | None, typer.Argument(metavar="CAR", help="Which car; default: all of them.")]
@@ -25,7 +25,7 @@ ACTIONS: dict[Action, str] = {
     "pause": "The owner pauses the car's work.",
     "resume": "The owner lets it go on.",
 }
-COLUMNS = ("CAR", "STATE", "REASONS", "SINCE", "SLOTS", "RUNNING", "HEARD", "ISOLATION")
+COLUMNS = ("CAR", "STATE", "REASONS", "SINCE", "SLOTS", "LANES", "RUNNING", "HEARD", "ISOLATION")
 WATCH_S = 0.5
 
 
@@ -97,13 +97,25 @@ def row(one: CarInfo) -> tuple[object, ...]:
     state = "offline" if not one.online else "eligible" if one.standing.eligible else "away"
     layers = f"{len(one.isolation)} layers" if one.isolation else "-"
     missing = f", not {', '.join(one.isolation_missing)}" if one.isolation_missing else ""
-    slots = len([slot for slot in one.slots if slot.state != "spare"])
-    spares = len(one.slots) - slots
+    in_wasm = [slot for slot in one.slots if slot.lane == "wasm"]
+    spares = sum(slot.state == "spare" for slot in in_wasm)
+    others = len(one.slots) - len(in_wasm)
+    slots = f"{len(in_wasm) - spares}+{spares}" + (f", {others} jax" if others else "")
     return (
         one.car, state, ", ".join(one.standing.reasons) or "-", show.ago(one.standing.since_unix_s),
-        f"{slots}+{spares}", ", ".join(one.running) or "-", show.ago(one.heard_unix_s),
+        slots, lanes_of(one.offer), ", ".join(one.running) or "-", show.ago(one.heard_unix_s),
         layers + missing,
     )  # fmt: skip
+
+
+def lanes_of(offer: Offer) -> str:
+    """``wasm, jax-cpu, jax-gpu (NVIDIA H200, 139 GiB)``: a card has a name and memory of its own."""
+    from fleet.protocol.units import format_bytes
+
+    cards: dict[str, str] = {
+        one.lane: f" ({one.kind}, {format_bytes(one.memory_bytes)})" for one in offer.devices if one.lane == "jax-gpu"
+    }
+    return ", ".join(lane + cards.get(lane, "") for lane in offer.lanes)
 
 
 def run(
@@ -111,6 +123,9 @@ def run(
     slots: Annotated[int | None, typer.Option(help="Slots; default: one per CPU core.")] = None,
     memory: Annotated[str, typer.Option(help="The largest memory= a function may ask for.")] = "1GiB",
     region: Annotated[str, typer.Option(help="Where it is, for requires=.")] = "",
+    lanes: Annotated[
+        str | None, typer.Option(help="What it runs, of wasm,jax-cpu,jax-gpu; default: all that is possible here.")
+    ] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Replay recorded sessions (CSV, .gz too); default: signals by hand.")
     ] = None,
@@ -129,6 +144,7 @@ def run(
     from fleet._settings import Settings
     from fleet.cli.status import cache_dir
     from fleet.protocol.ids import check_token
+    from fleet.protocol.lanes import parse_lanes
     from fleet.protocol.limits import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN
     from fleet.protocol.units import parse_bytes
     from runtime.car_main import CarSettings, run_car
@@ -140,6 +156,7 @@ def run(
             name=check_token(name, "--name"), url=settings.url, creds=settings.creds, trace=trace,
             station=int(station) if station.isdecimal() else station, speed=speed, slots=slots or os.cpu_count() or 1,
             memory_bytes=parse_bytes(memory, "--memory", MEMORY_BYTES_MIN, MEMORY_BYTES_MAX), region=region,
+            lanes=parse_lanes(lanes, "--lanes") if lanes is not None else None,
             policy=OwnerPolicy(soc_floor_pct=soc_floor, wifi_only=wifi_only, come_back_s=come_back),
             cache_dir=cache or cache_dir(),
         )

@@ -52,11 +52,16 @@ def dev(
     ] = None,
     speed: Annotated[float, typer.Option(help="How much faster than recorded --trace is replayed.")] = 1.0,
     slots: Annotated[int, typer.Option(help="Slots of each car.")] = 1,
+    lanes: Annotated[
+        str | None,
+        typer.Option(help="What each car runs, of wasm,jax-cpu,jax-gpu; default: all that is possible here."),
+    ] = None,
     sync: Annotated[Sync, typer.Option(help="Of the broker: default, or always as in fleet serve.")] = Sync.DEFAULT,
 ) -> None:
     """The whole platform on this machine: broker, control plane and cars. Ctrl-C ends all of it."""
     import anyio
 
+    from fleet.protocol.lanes import parse_lanes
     from fnplatform.dev import DevSettings, supervise
 
     log_to_stderr()
@@ -68,6 +73,7 @@ def dev(
             data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-dev-")))
         settings = DevSettings(
             data_dir=(data or state_dir(f"dev-{port}")).absolute(), cars=cars, port=port, slots=slots, speed=speed,
+            lanes=parse_lanes(lanes, "--lanes") if lanes is not None else None,
             trace=trace.absolute() if trace else None, sync="always" if sync is Sync.ALWAYS else "default",
         )  # fmt: skip
         anyio.run(supervise, settings)

@@ -73,7 +73,9 @@ def status(as_json: JSON = False) -> None:
 def doctor(as_json: JSON = False) -> None:
     """Look this machine over: versions, isolation layers, guest cache, disk, broker. Exit code 1 if something is broken."""
     checks = [
-        check for look in (_python, _packages, _nats_server, _isolation, _guest, _disk, _broker) for check in look()
+        check
+        for look in (_python, _packages, _nats_server, _isolation, _guest, _jax, _disk, _broker)
+        for check in look()
     ]
     if as_json:
         show.data([asdict(check) for check in checks])
@@ -162,6 +164,25 @@ def _guest() -> Iterator[Check]:
         )
     else:
         yield Check("guest image", "warn", "not built yet", "the first fleet dev builds it, in about half a minute")
+
+
+def _jax() -> Iterator[Check]:
+    """What jax programs would find here."""
+    try:
+        from runtime.devices import INSTALL_HINT, devices, jaxlib_version
+    except ImportError as error:
+        yield Check("jax", "warn", f"can't be tried here: {error}", "pip install 'fnplatform[car]'")
+        return
+    if jaxlib_version() is None:
+        yield Check("jax", "warn", "not installed", INSTALL_HINT)
+        return
+    found = devices(cache_dir())
+    if not found:
+        yield Check("jax", "warn", "installed, but doesn't start: see above", f"{INSTALL_HINT} makes it whole")
+    for one in found:
+        window = f"calling conventions {one.calling_convention_min} to {one.calling_convention_max}"
+        text = f"jaxlib {one.jaxlib} on {one.kind}, {window}, StableHLO up to {one.stablehlo}"
+        yield Check(one.lane, "ok", text)
 
 
 def _disk() -> Iterator[Check]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from fleet.protocol.errors import InvalidOption
 from fleet.protocol.messages import Device, Offer, Program
 
 WASM = "wasm"
@@ -120,3 +121,13 @@ def lane_for(program: Program, offer: Offer) -> str | None:
             if reads(reader, wanted) and holds(reader, program.memory_bytes, weights_bytes, offer.memory_bytes):
                 return wanted.lane
     return None
+
+
+def parse_lanes(text: str, what: str) -> tuple[str, ...]:
+    """``wasm,jax-cpu`` as lanes; InvalidOption where one isn't known, is there twice, or none is."""
+    lanes = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not lanes or len(set(lanes)) < len(lanes) or not set(lanes) <= set(LANES):
+        raise InvalidOption(
+            f"{what} {text!r} is not allowed: some of {', '.join(LANES)}, each once, with commas between"
+        )
+    return lanes
