@@ -62,8 +62,10 @@ def embed(params: Params, ids: Int32[Array, "b s"], lengths: Int32[Array, " b"])
 
     ``ids``: tokens with ``[CLS]`` and ``[SEP]``, filled up with any number; ``lengths``: how many of each row count.
     """
-    counts = jnp.arange(ids.shape[1]) < lengths[:, None]
-    states = params["word"][ids] + params["position"][: ids.shape[1]] + params["segment"]
+    places = jnp.arange(ids.shape[1])
+    counts = places < lengths[:, None]
+    # Not a slice [:s]: with s open, that would have the length min(512, s).
+    states = params["word"][ids] + params["position"][places] + params["segment"]
     states = _norm(params["norm"], states)
     for layer in params["layers"]:
         states = _layer(layer, states, counts)

@@ -7,7 +7,8 @@ of neighbours (2i, 2i + 1): GGUF files have query and key reordered for that. Pu
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +52,18 @@ def start(
 ) -> State:
     """Read a prompt: ``ids``, of which ``length`` count; what follows them may be anything."""
     params = unpacked(params)
+    told: list[tuple[Array, Array]] = []
+
+    def remember(_: int, key: Array, value: Array) -> tuple[Array, Array]:
+        told.append((key, value))
+        return key, value
+
+    positions = jnp.arange(ids.shape[0])
+    states = _forward(params, ids, positions, remember)
     room = jnp.zeros((LAYERS, CONTEXT, GROUPS, HEAD_WIDTH), jnp.float16)
-    states, keys, values = _forward(params, ids, jnp.int32(0), room, room)
+    keys, values = (
+        room.at[:, positions].set(jnp.stack(layers).astype(room.dtype)) for layers in zip(*told, strict=True)
+    )
     last = lax.dynamic_index_in_dim(states, length - 1, keepdims=False)
     key, token = _choose(params, last, jax.random.PRNGKey(seed), temperature)
     return State(keys, values, length, token, key, temperature)
@@ -63,7 +74,16 @@ def block(params: Params, state: State) -> tuple[Int32[Array, " t"], State]:
     params = unpacked(params)
 
     def step(state: State, _: None) -> tuple[State, Int32[Array, ""]]:
-        states, keys, values = _forward(params, state.token[None], state.position, state.keys, state.values)
+        keys, values = state.keys, state.values
+
+        def remember(number: int, key: Array, value: Array) -> tuple[Array, Array]:
+            nonlocal keys, values
+            place = (number, state.position, 0, 0)
+            keys = lax.dynamic_update_slice(keys, key[None].astype(keys.dtype), place)
+            values = lax.dynamic_update_slice(values, value[None].astype(values.dtype), place)
+            return keys[number].astype(jnp.float32), values[number].astype(jnp.float32)
+
+        states = _forward(params, state.token[None], state.position[None], remember)
         key, token = _choose(params, states[0], state.seed, state.temperature)
         return State(keys, values, state.position + 1, token, key, state.temperature), state.token
 
@@ -90,35 +110,35 @@ def _matrix(packed: dict[str, Array] | Array) -> Array:
 def _forward(
     params: Params,
     ids: Int32[Array, " s"],
-    position: Int32[Array, ""],
-    keys: Float16[Array, "layers context groups width"],
-    values: Float16[Array, "layers context groups width"],
-) -> tuple[
-    Float32[Array, "s e"], Float16[Array, "layers context groups width"], Float16[Array, "layers context groups width"]
-]:
-    """The last states of ``ids``, whose first one is at ``position``; keys and values with theirs added."""
+    positions: Int32[Array, " s"],
+    remember: Callable[[int, Array, Array], tuple[Array, Array]],
+) -> Float32[Array, "s e"]:
+    """The last states of ``ids``. ``remember`` is given the number of a layer with its keys and values [s, groups, width], and
+    gives back all that are known: those of positions 0, 1, 2 ..."""
     states = params["embed"][ids]
-    positions = position + jnp.arange(ids.shape[0])
-    seen = jnp.arange(CONTEXT) <= positions[:, None]
     # Unrolled: a scan over stacked layers would copy each layer's weights before using them, 2.5 times the time.
     for number, layer in enumerate(params["layers"]):
         normed = _norm(layer["attention_norm"], states)
         query = _turned(_heads(layer["query"], normed, HEADS), positions)
         key = _turned(_heads(layer["key"], normed, GROUPS), positions)
-        value = _heads(layer["value"], normed, GROUPS)
-        keys = lax.dynamic_update_slice(keys, key[None].astype(keys.dtype), (number, position, 0, 0))
-        values = lax.dynamic_update_slice(values, value[None].astype(values.dtype), (number, position, 0, 0))
-        attended = _attention(query, keys[number].astype(jnp.float32), values[number].astype(jnp.float32), seen)
-        states += _linear(layer["attended"], attended)
+        keys, values = remember(number, key, _heads(layer["value"], normed, GROUPS))
+        states += _linear(layer["attended"], _attention(query, keys, values, positions))
         normed = _norm(layer["forward_norm"], states)
         gated = jax.nn.silu(_linear(layer["gate"], normed)) * _linear(layer["up"], normed)
         states += _linear(layer["down"], gated)
-    return _norm(params["norm"], states), keys, values
+    return _norm(params["norm"], states)
 
 
-def _attention(query: Any, keys: Any, values: Any, seen: Any) -> Float32[Array, "s e"]:
+def _attention(
+    query: Float32[Array, "s h d"],
+    keys: Float32[Array, "t g d"],
+    values: Float32[Array, "t g d"],
+    positions: Int32[Array, " s"],
+) -> Float32[Array, "s e"]:
+    """What each position sees of itself and of those before it."""
     grouped = query.reshape(query.shape[0], GROUPS, HEADS // GROUPS, HEAD_WIDTH)
     scores = jnp.einsum("sghd,tgd->ghst", grouped, keys) / math.sqrt(HEAD_WIDTH)
+    seen = jnp.arange(keys.shape[0]) <= positions[:, None]
     weights = jax.nn.softmax(jnp.where(seen, scores, -1e30), axis=-1)
     return jnp.einsum("ghst,tgd->sghd", weights, values).reshape(query.shape[0], HEADS * HEAD_WIDTH)
 
