@@ -23,15 +23,17 @@ import anyio.to_thread
 
 from fleet.protocol import frames, limits
 from fleet.protocol.errors import PayloadTooLarge, QueueFull, Refused, ResultExpired
+from fleet.protocol.frames import Bytes
 from fleet.protocol.messages import Message
 from fleet.protocol.subjects import BLOB_PART, STREAM_BLOBS
+from fleet.transport import Payload
 from fnplatform.jetstream import JetStream, StoredMessage, StreamFull, WrongSequence
+from fnplatform.uploads import Upload, Uploads
 
 META = "meta"
 RENEW_S = 24 * 3600.0
 CACHE_BYTES_MAX = 64 * limits.MIB
 METAS_MAX = 50_000
-UPLOADS_MAX = 1024
 HASH_IN_THREAD_BYTES = 256 * limits.KIB
 """From here on hashing blocks the loop for longer than a hop to a thread costs."""
 
@@ -60,24 +62,10 @@ def part_bytes(size_bytes: int, part: int) -> int:
     return min(limits.BLOB_PART_BYTES, size_bytes - part * limits.BLOB_PART_BYTES)
 
 
-async def _digest(data: bytes) -> str:
+async def _digest(data: Bytes) -> str:
     if len(data) < HASH_IN_THREAD_BYTES:
         return hashlib.sha256(data).hexdigest()
     return await anyio.to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
-
-
-class _Upload:
-    """What this process saw of an upload whose parts came in order: the hash so far saves reading it all again."""
-
-    __slots__ = ("began_unix_s", "hashed", "hasher", "next_part", "turn")
-
-    def __init__(self, began_unix_s: float) -> None:
-        self.hasher = hashlib.sha256()
-        self.next_part = 0
-        self.hashed = 0
-        """Parts that the hash has in it: those of concurrent puts may still wait for their turn."""
-        self.began_unix_s = began_unix_s
-        self.turn = anyio.Lock()  # first come, first served: parts are hashed in their order
 
 
 class BlobStore:
@@ -87,35 +75,48 @@ class BlobStore:
         self._js = js
         self._unix_s = unix_s
         self._metas: OrderedDict[tuple[str, str], BlobMeta] = OrderedDict()
-        self._cache: OrderedDict[tuple[str, str, int], bytes] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str, int], Bytes] = OrderedDict()
         self._cache_bytes = 0
-        self._uploads: OrderedDict[tuple[str, str], _Upload] = OrderedDict()
+        self._uploads = Uploads()
 
     # --- putting ------------------------------------------------------------------------------------------------
 
-    async def put(self, tenant: str, digest: str, size_bytes: int, part: int, data: bytes) -> bool:
-        """Store one part; whether the whole blob is there now (or was already: then its life is renewed)."""
+    async def put(self, tenant: str, digest: str, size_bytes: int, part: int, data: Bytes) -> bool:
+        """Store one part; whether the whole blob is there now (or was already: then its life is renewed).
+
+        Parts may come concurrently, cheapest in their order. ``data`` must not change afterwards.
+        """
         if size_bytes > limits.PAYLOAD_BYTES_MAX:
             raise PayloadTooLarge(f"a blob of {size_bytes} bytes is over the limit of {limits.PAYLOAD_BYTES_MAX} bytes")
-        if await self.renew(tenant, digest):
+        key, count = (tenant, digest), parts_of(size_bytes)
+        upload = self._uploads.of(key, part, self._unix_s()) if count > 1 else None
+        if await (self.renew(*key) if upload is None else upload.is_there(lambda: self.renew(*key))):
+            self._uploads.end(key)
             return True
         expected_bytes = part_bytes(size_bytes, part)
         if len(data) != expected_bytes:
             raise Refused(f"part {part} of a blob of {size_bytes} bytes has {len(data)} bytes, not {expected_bytes}")
-        if parts_of(size_bytes) == 1:
+        if count == 1:
             if await _digest(data) != digest:
                 raise Refused("the bytes of a blob don't have its digest", hint="send it again")
             await self._write_meta(tenant, digest, self._meta(size_bytes), data)
             return True
-        written = await self._publish(tenant, digest, str(part), data, limits.BLOB_TTL_S, first=True)
-        upload = (
-            await self._advance(tenant, digest, part, data) if written else self._uploads.pop((tenant, digest), None)
-        )
+        if upload is None:
+            await self._publish(tenant, digest, str(part), data, limits.BLOB_TTL_S, first=True)
+        else:
+            upload.coming += 1
+            try:
+                written = await self._publish(tenant, digest, str(part), data, limits.BLOB_TTL_S, first=True)
+                upload.in_order = upload.in_order and written
+                await self._uploads.add(upload, part, data)
+            finally:
+                upload.coming -= 1
+            if upload.in_order and upload.hashed == count:
+                return await self._complete(tenant, digest, size_bytes, upload)
+            if upload.in_order and upload.coming:
+                return False  # the last one looks
         stored = await self._js.subjects(STREAM_BLOBS, BLOB_PART.wildcard(tenant=tenant, digest=digest))
-        if len(stored) < parts_of(size_bytes):
-            return False
-        whole = written and upload is not None and upload.hashed == parts_of(size_bytes)
-        return await self._complete(tenant, digest, size_bytes, upload if whole else None)
+        return len(stored) >= count and await self._complete(tenant, digest, size_bytes, None)
 
     async def put_whole(self, tenant: str, digest: str, data: bytes) -> None:
         """Store a blob that is at hand in one piece."""
@@ -154,7 +155,7 @@ class BlobStore:
 
     # --- getting ------------------------------------------------------------------------------------------------
 
-    async def get(self, tenant: str, digest: str, part: int) -> tuple[BlobMeta, bytes]:
+    async def get(self, tenant: str, digest: str, part: int) -> tuple[BlobMeta, Bytes]:
         """The meta record and the bytes of one part; ResultExpired if there is no such blob."""
         meta = await self._load_meta(tenant, digest)
         if meta is None:
@@ -170,7 +171,7 @@ class BlobStore:
         if found is None:
             self._metas.pop((tenant, digest), None)
             raise ResultExpired(f"part {part} of blob {digest[:12]} is no longer kept")
-        data = bytes(frames.unpack(found.data, BlobMeta)[1][0]) if meta.parts == 1 else found.data
+        data: Bytes = frames.unpack(found.data, BlobMeta)[1][0] if meta.parts == 1 else found.data
         self._remember(key, data)
         return meta, data
 
@@ -190,7 +191,7 @@ class BlobStore:
         return await self._js.get_last(STREAM_BLOBS, BLOB_PART.build(tenant=tenant, digest=digest, part=token))
 
     async def _publish(
-        self, tenant: str, digest: str, token: str, data: bytes, ttl_s: float | None, first: bool
+        self, tenant: str, digest: str, token: str, data: Payload, ttl_s: float | None, first: bool
     ) -> bool:
         """Whether it was stored; False: there is one already, and what that holds must be verified by reading."""
         subject = BLOB_PART.build(tenant=tenant, digest=digest, part=token)
@@ -203,36 +204,19 @@ class BlobStore:
         return True
 
     async def _write_meta(
-        self, tenant: str, digest: str, meta: BlobMeta, data: bytes | None, *, first: bool = True
+        self, tenant: str, digest: str, meta: BlobMeta, data: Bytes | None, *, first: bool = True
     ) -> None:
         ttl_s = None if meta.kept else max(1.0, meta.since_unix_s + limits.BLOB_TTL_S - self._unix_s())
-        await self._publish(tenant, digest, META, frames.pack(meta, [] if data is None else [data]), ttl_s, first)
+        await self._publish(tenant, digest, META, frames.pieces(meta, [] if data is None else [data]), ttl_s, first)
         self._know(tenant, digest, meta)
         if data is not None:
             self._remember((tenant, digest, 0), data)
 
-    async def _advance(self, tenant: str, digest: str, part: int, data: bytes) -> _Upload | None:
-        """The upload, if all its parts came through here in order."""
-        key = (tenant, digest)
-        upload = self._uploads.get(key)
-        if upload is None and part == 0:
-            upload = self._uploads[key] = _Upload(self._unix_s())
-            if len(self._uploads) > UPLOADS_MAX:
-                self._uploads.popitem(last=False)
-        if upload is None or part != upload.next_part:
-            self._uploads.pop(key, None)
-            return None
-        upload.next_part += 1
-        async with upload.turn:
-            await anyio.to_thread.run_sync(upload.hasher.update, data)
-            upload.hashed += 1
-        return upload
-
-    async def _complete(self, tenant: str, digest: str, size_bytes: int, upload: _Upload | None) -> bool:
+    async def _complete(self, tenant: str, digest: str, size_bytes: int, upload: Upload | None) -> bool:
         """Write meta if the digest of all parts holds: known from ``upload`` or read again."""
         since_unix_s = upload.began_unix_s if upload is not None else self._unix_s()
+        held = self._uploads.end((tenant, digest))
         if upload is not None:
-            self._uploads.pop((tenant, digest), None)
             found = upload.hasher.hexdigest()
         else:
             hasher = hashlib.sha256()
@@ -247,6 +231,9 @@ class BlobStore:
             await self._js.purge(STREAM_BLOBS, BLOB_PART.wildcard(tenant=tenant, digest=digest))
             raise Refused("the parts of a blob don't have its digest", hint="send all of them again")
         await self._write_meta(tenant, digest, self._meta(size_bytes, since_unix_s), None)
+        if upload is not None:
+            for part, data in enumerate(held):
+                self._remember((tenant, digest, part), data)
         return True
 
     async def _rewrite(self, tenant: str, digest: str, meta: BlobMeta, *, kept: bool) -> bool:
@@ -282,7 +269,7 @@ class BlobStore:
         meta, parts = frames.unpack(found.data, BlobMeta)
         self._know(tenant, digest, meta)
         if parts:
-            self._remember((tenant, digest, 0), bytes(parts[0]))
+            self._remember((tenant, digest, 0), parts[0])
         return meta
 
     def _know(self, tenant: str, digest: str, meta: BlobMeta) -> None:
@@ -291,7 +278,7 @@ class BlobStore:
         if len(self._metas) > METAS_MAX:
             self._metas.popitem(last=False)
 
-    def _remember(self, key: tuple[str, str, int], data: bytes) -> None:
+    def _remember(self, key: tuple[str, str, int], data: Bytes) -> None:
         old = self._cache.pop(key, None)
         self._cache_bytes += len(data) - (len(old) if old is not None else 0)
         self._cache[key] = data

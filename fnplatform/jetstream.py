@@ -20,7 +20,7 @@ import anyio
 
 from fleet.protocol.errors import FleetError, FleetUnavailable
 from fleet.protocol.limits import REQUEST_S
-from fleet.transport import Bus, Request
+from fleet.transport import Bus, Payload, Request
 
 API = "$JS.API."
 
@@ -62,7 +62,7 @@ class StoredMessage:
 
     subject: str
     seq: int
-    data: bytes
+    data: bytes | bytearray
     time: str
     operation: str = ""
 
@@ -95,7 +95,7 @@ class JetStream:
     def publish_then(
         self,
         subject: str,
-        data: bytes,
+        data: Payload,
         on_stored: OnStored,
         *,
         expect_last_subject_seq: int | None = None,
@@ -122,7 +122,7 @@ class JetStream:
     async def publish(
         self,
         subject: str,
-        data: bytes,
+        data: Payload,
         *,
         expect_last_subject_seq: int | None = None,
         ttl_s: float | None = None,
@@ -277,7 +277,7 @@ class JetStream:
     async def kv_get(self, bucket: str, key: str) -> tuple[bytes, int] | None:
         """Value and revision of a key, or None."""
         found = await self.get_last(f"KV_{bucket}", f"$KV.{bucket}.{key}")
-        return None if found is None or found.operation else (found.data, found.seq)
+        return None if found is None or found.operation else (bytes(found.data), found.seq)
 
     async def kv_put(self, bucket: str, key: str, value: bytes, *, ttl_s: float | None = None) -> int:
         """Set a key; its revision."""
@@ -308,7 +308,7 @@ class JetStream:
         """Keys and values under ``prefix`` (whole tokens, ending in a dot, or empty)."""
         head = f"$KV.{bucket}."
         found = await self.get_last_of_each(f"KV_{bucket}", [f"{head}{prefix}>"], limit)
-        return {message.subject[len(head) :]: message.data for message in found if not message.operation}
+        return {message.subject[len(head) :]: bytes(message.data) for message in found if not message.operation}
 
     # --- consuming ----------------------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ class Logs:
             if follower.held is None:
                 self._responder.push(inbox, "dev", tenant, message.data)
             elif len(follower.held) < HELD_MAX:
-                follower.held.append(message.data)
+                follower.held.append(bytes(message.data))
 
         listening = await self._bus.listen(_filter(tenant, request), on_line)
         started()

@@ -7,17 +7,17 @@ from collections.abc import Callable
 import anyio
 import anyio.to_thread
 
-from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError
-from fleet.protocol.frames import pack, unpack
+from fleet import parts
+from fleet.protocol.errors import FleetUnavailable, ProtocolError
+from fleet.protocol.frames import pack, pieces, unpack
 from fleet.protocol.ids import digest as digest_of
 from fleet.protocol.limits import BLOB_PART_BYTES
 from fleet.protocol.messages import BlobGet, BlobGetReply, BlobPut, BlobPutReply, Lease
 from fleet.protocol.subjects import CAR, PARTITION, CarVerb
-from fleet.transport import Bus
+from fleet.transport import Bus, Payload
 
 TRIES = 6
 AGAIN_S = 0.2
-PARTS_AT_ONCE = 4
 PART_S = 5.0
 
 Bytes = bytes | bytearray | memoryview
@@ -32,29 +32,13 @@ class BlobClient:
         self._put = CAR.build(car=car, partition=PARTITION, verb=CarVerb.BLOB_PUT)
 
     async def get(self, digest: str, lease: Lease, bytes_max: int) -> bytes:
-        """The blob, checked. FleetUnavailable after some tries; ProtocolError when it is damaged or too large."""
+        """The blob, checked. FleetUnavailable after some tries; ProtocolError when damaged or too large."""
         first, reply = await self._part(digest, 0, lease, bytes_max)
-        parts: dict[int, Bytes] = {0: first}
-        limit = anyio.CapacityLimiter(PARTS_AT_ONCE)
-        errors: list[FleetError] = []
 
-        async def get_one(part: int) -> None:
-            async with limit:
-                try:
-                    if not errors:
-                        parts[part], _ = await self._part(digest, part, lease, bytes_max)
-                except FleetError as error:
-                    errors.append(error)
+        async def get_part(part: int) -> memoryview:
+            return (await self._part(digest, part, lease, bytes_max))[0]
 
-        async with anyio.create_task_group() as group:
-            for part in range(1, min(reply.parts, -(-reply.size_bytes // BLOB_PART_BYTES))):
-                group.start_soon(get_one, part)
-        if errors:
-            raise errors[0]
-        result = b"".join(parts[part] for part in sorted(parts))
-        if await anyio.to_thread.run_sync(digest_of, result) != digest:
-            raise ProtocolError(f"blob {digest[:12]} arrived damaged")
-        return result
+        return await parts.get(digest, first, min(reply.parts, parts.count_of(reply.size_bytes)), get_part)
 
     async def _part(self, digest: str, part: int, lease: Lease, bytes_max: int) -> tuple[memoryview, BlobGetReply]:
         asked = pack(BlobGet(digest=digest, part=part, lease=lease))
@@ -68,24 +52,19 @@ class BlobClient:
     async def put(self, data: Bytes, lease: Lease) -> str:
         """Store ``data``; returns its digest. Tries until it is stored; a FleetError of the control plane is raised."""
         digest = await anyio.to_thread.run_sync(digest_of, data)
-        view = memoryview(data)
-        parts = -(-len(view) // BLOB_PART_BYTES)
-        have = False
-        while not have:
-            for part in range(parts):
-                head = BlobPut(digest=digest, size_bytes=len(view), part=part, lease=lease)
-                body = view[part * BLOB_PART_BYTES : (part + 1) * BLOB_PART_BYTES]
-                reply, _ = unpack(await self._ask(self._put, pack(head, [body]), tries=0), BlobPutReply)
-                if reply.error is not None:
-                    raise reply.error.to_error()
-                have = reply.have
-                if have:
-                    break
-            else:
-                raise ProtocolError(f"all {parts} parts were taken, but the blob isn't stored")
+
+        async def put_part(part: int, body: memoryview) -> bool:
+            head = BlobPut(digest=digest, size_bytes=len(data), part=part, lease=lease)
+            reply, _ = unpack(await self._ask(self._put, pieces(head, [body]), tries=0), BlobPutReply)
+            if reply.error is not None:
+                raise reply.error.to_error()
+            return reply.have
+
+        if not await parts.put(data, put_part):
+            raise ProtocolError(f"all parts of blob {digest[:12]} were taken, but it isn't stored")
         return digest
 
-    async def _ask(self, subject: str, data: bytes, *, tries: int = TRIES) -> bytes:
+    async def _ask(self, subject: str, data: Payload, *, tries: int = TRIES) -> Bytes:
         """The reply; ``tries`` 0: for ever."""
         tried = 0
         while True:

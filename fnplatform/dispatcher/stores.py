@@ -138,7 +138,7 @@ class Store:
         self._push(op.entry.state, found.data)
         self._host.tell(Stored(op, found.seq) if found.data == data else NotStored(op))
 
-    def _push(self, state: InvocationState, data: bytes) -> None:
+    def _push(self, state: InvocationState, data: Bytes) -> None:
         """Tell the caller, if it still listens; it asks again if not."""
         self._responder.push(inbox_of(state, "out"), "dev", state.tenant, data)
 

@@ -145,7 +145,7 @@ class Records:
             return None
         record, _ = frames.unpack(found.data, OutcomeRecord)
         self.remember(tenant, call, record.app, record.function)
-        return record, found.data
+        return record, bytes(found.data)
 
     async def of(self, tenant: str, call: str, part_from: int) -> tuple[list[bytes], bool, bool]:
         """Stored records with part number >= ``part_from`` as far as they fit: (records, more, known)."""
@@ -164,7 +164,7 @@ class Records:
             stored = await self._js.get_last(STREAM_OUTCOMES, subject)
             if stored is None:
                 break
-            found.append(stored.data)
+            found.append(bytes(stored.data))
             size += len(stored.data)
             part += 1
             if size >= REPLY_BYTES:

@@ -62,7 +62,7 @@ from fleet.protocol.messages import (
     WireError,
 )
 from fleet.protocol.subjects import API, CAR, PARTITION, ApiVerb, CarVerb, is_inbox_of
-from fleet.transport import Bus, Request, Responder
+from fleet.transport import Bus, Payload, Request, Responder
 from fnplatform.blobs import BlobStore
 from fnplatform.disk import DiskRoom
 from fnplatform.frontdoor.apps import Apps
@@ -88,7 +88,7 @@ DRAIN_STEP_S = 0.01
 STORING = tuple(f".{verb}" for verb in (ApiVerb.REGISTER, ApiVerb.DEPLOY, ApiVerb.BLOB_PUT))
 
 Parts = Sequence[memoryview]
-Work = Callable[[str, Any, Parts], Awaitable[Reply | bytes]]
+Work = Callable[[str, Any, Parts], Awaitable[Reply | Payload]]
 
 
 class Route(NamedTuple):
@@ -240,7 +240,7 @@ class Frontdoor:
             self._in_flight -= 1
         self._responder.respond(request, "dev", tenant, data)
 
-    async def _work(self, request: Request, tenant: str, route: Route, *, stores: bool = False) -> bytes:
+    async def _work(self, request: Request, tenant: str, route: Route, *, stores: bool = False) -> Payload:
         """``stores``: what it asks for needs room on the disk that is not for outcomes."""
         try:
             if stores:
@@ -248,7 +248,7 @@ class Frontdoor:
             message, parts = frames.unpack(request.data, route.takes)
             check_protocol(getattr(message, "protocol", PROTOCOL))
             reply = await route.work(tenant, message, parts)
-            return reply if isinstance(reply, bytes) else frames.pack(reply)
+            return frames.pack(reply) if isinstance(reply, Reply) else reply
         except FleetError as error:
             return frames.pack(route.answers(error=WireError.of(for_user(error))))
         except Exception:
@@ -288,12 +288,12 @@ class Frontdoor:
     async def _blob_put(self, tenant: str, request: BlobPut, parts: Parts) -> BlobPutReply:
         if len(parts) != 1:
             raise ProtocolError("a blob is put one part at a time")
-        data = bytes(parts[0])
-        return BlobPutReply(have=await self._blobs.put(tenant, request.digest, request.size_bytes, request.part, data))
+        have = await self._blobs.put(tenant, request.digest, request.size_bytes, request.part, parts[0])
+        return BlobPutReply(have=have)
 
-    async def _blob_get(self, tenant: str, request: BlobGet, parts: Parts) -> bytes:
+    async def _blob_get(self, tenant: str, request: BlobGet, parts: Parts) -> Payload:
         meta, data = await self._blobs.get(tenant, request.digest, request.part)
-        return frames.pack(BlobGetReply(parts=meta.parts, size_bytes=meta.size_bytes), [data])
+        return frames.pieces(BlobGetReply(parts=meta.parts, size_bytes=meta.size_bytes), [data])
 
     # --- cars -----------------------------------------------------------------------------------------------------
 
@@ -319,7 +319,7 @@ class Frontdoor:
             self._in_flight -= 1
         self._responder.respond(request, "car", car, data)
 
-    async def _work_of_car(self, request: Request, car: str, route: Route) -> bytes:
+    async def _work_of_car(self, request: Request, car: str, route: Route) -> Payload:
         try:
             message, _ = frames.unpack(request.data, route.takes)
             assert isinstance(message, BlobGet | BlobPut)

@@ -40,7 +40,7 @@ class Api:
         Only a request that can't have reached anybody is sent again, so that nothing is done twice.
         """
         subject = API.build(tenant=self._tenant, verb=verb)
-        data = frames.pack(message, parts)
+        data = frames.pieces(message, parts)
         give_up_s = time.monotonic() + CONNECT_S
         while True:
             try:

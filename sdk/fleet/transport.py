@@ -4,8 +4,9 @@ JetStream is for the control plane alone and lives in ``fnplatform/jetstream.py`
 
 Why not plain nats-py: a message there crosses a queue and a task of its subscription before a handler sees it, and a
 request makes a subscription future and a timer task. On this path each costs more than the handler's own work, so
-``Bus`` hands messages to synchronous handlers straight from the reader and keeps one map of open requests with one
-sweep for their time limits. It overrides one private method of nats-py (``_process_msg``), which is pinned to 2.16.
+``Bus`` hands messages to synchronous handlers straight from the socket (``_receive.py``) and keeps one map of open
+requests with one sweep for their time limits. It overrides two private methods of nats-py (``_read_loop``,
+``_process_msg``), which is pinned to 2.16.
 
 Errors: whoever can't be reached is a FleetUnavailable, at once when disconnected. Nothing is buffered while
 disconnected: who retries must know what may have happened.
@@ -17,83 +18,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import anyio
-import nats.aio.client
 import nats.errors
 
+from fleet._receive import Client, Handler
+from fleet._receive import Request as Request
 from fleet.protocol.errors import FleetUnavailable
 from fleet.protocol.limits import CONNECT_S, REQUEST_S
 from fleet.protocol.subjects import inbox_prefix, is_inbox_of
 
 log = logging.getLogger("fleet.transport")
 
-# Measured: with nats-py's 32 KiB reads a 1 MB message costs 3.3 ms to receive, with 1 MiB reads 1.1 ms.
-nats.aio.client.DEFAULT_BUFFER_SIZE = 1 << 20
-
 SWEEP_S = 0.05
 PENDING_BYTES_MAX = 64 << 20
 RECONNECT_WAIT_S = 0.05
 CLOSE_S = 1.0
 
-
-class Request:
-    """One received message. ``headers``: the raw header block, empty if none."""
-
-    __slots__ = ("data", "headers", "reply", "subject")
-
-    def __init__(self, subject: str, data: bytes, reply: str, headers: bytes = b"") -> None:
-        self.subject = subject
-        self.data = data
-        self.reply = reply
-        self.headers = headers
-
-    @property
-    def status(self) -> int:
-        """Inline status of the server (404, 408, 503 ...), 0 if there is none."""
-        if not self.headers.startswith(b"NATS/1.0 "):
-            return 0
-        return int(self.headers[9:12] or b"0")
-
-    def header(self, name: str) -> str | None:
-        """The value of one header."""
-        wanted = name.lower().encode() + b":"
-        for line in self.headers.split(b"\r\n"):
-            if line.lower().startswith(wanted):
-                return line[len(wanted) :].strip().decode()
-        return None
-
-
-Handler = Callable[[Request], None]
+Bytes = bytes | bytearray | memoryview
+Payload = Bytes | Sequence[Bytes]
+"""What is sent: bytes, or several that belong together. They must not change before they are on their way."""
 OnReply = Callable[[Request | FleetUnavailable], None]
 Hook = Callable[[], None]
-
-
-class _Client(nats.aio.client.Client):
-    """nats-py's client with messages of ``direct`` subscriptions handed over without queue and task."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.direct: dict[int, Handler] = {}
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        handler = self.direct.get(sid)
-        if handler is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        try:
-            handler(Request(subject.decode(), data, reply.decode(), headers or b""))
-        except Exception:
-            # A handler that raises is a bug of ours; it must not take the reader of everybody else down.
-            log.exception("handler of %s failed", subject.decode(errors="replace"))
 
 
 class Subscription:
     """A running ``listen``."""
 
-    def __init__(self, client: _Client, sid: int) -> None:
+    def __init__(self, client: Client, sid: int) -> None:
         self._client = client
         self._sid = sid
 
@@ -109,7 +63,7 @@ class Subscription:
         self._client.direct.pop(self._sid, None)
 
 
-async def _round_trip(client: _Client, timeout_s: float) -> None:
+async def _round_trip(client: Client, timeout_s: float) -> None:
     """Until the broker has handled all that was published before.
 
     nats-py's own ``flush`` writes its PING straight to the socket, in front of what is still pending.
@@ -131,7 +85,7 @@ class _Open:
 class Bus:
     """One connection to the broker. Make it with ``await Bus.connect(...)``, in the event loop that uses it."""
 
-    def __init__(self, client: _Client, url: str, kind: str, name: str) -> None:
+    def __init__(self, client: Client, url: str, kind: str, name: str) -> None:
         self._client = client
         self.url = url
         self.kind = kind
@@ -158,7 +112,7 @@ class Bus:
         connect_s: float = CONNECT_S,
     ) -> Bus:
         """Connect, or FleetUnavailable within ``connect_s``. Later breaks reconnect by themselves, for ever."""
-        client = _Client()
+        client = Client()
         bus = cls(client, url, kind, name)
         last_error: list[Exception] = []
 
@@ -226,25 +180,27 @@ class Bus:
         return int(self._client.max_payload)
 
     def publish(
-        self, subject: str, data: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None
+        self, subject: str, data: Payload = b"", *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
         """Send, without waiting. FleetUnavailable when not connected; nothing is kept for later."""
         client = self._client
         if not client.is_connected:
             raise FleetUnavailable(f"no connection to the broker at {self.url}")
         assert "\r" not in subject and " " not in subject and "\r" not in reply and " " not in reply, (subject, reply)
+        pieces = (data,) if isinstance(data, bytes | bytearray | memoryview) else data
+        size_bytes = sum(map(len, pieces))
         if headers:
             head = "NATS/1.0\r\n" + "".join(f"{key}: {value}\r\n" for key, value in headers.items()) + "\r\n"
             raw = head.encode()
-            command = f"HPUB {subject} {reply} {len(raw)} {len(raw) + len(data)}\r\n".encode() + raw
+            command = f"HPUB {subject} {reply} {len(raw)} {len(raw) + size_bytes}\r\n".encode() + raw
         else:
-            command = f"PUB {subject} {reply} {len(data)}\r\n".encode()
+            command = f"PUB {subject} {reply} {size_bytes}\r\n".encode()
         pending = client._pending
-        if len(data) < 16384:
-            pending.append(command + data + b"\r\n")
+        if size_bytes < 16384:
+            pending.append(b"".join((command, *pieces, b"\r\n")))
         else:  # no copy of a large payload
-            pending += (command, data, b"\r\n")
-        client._pending_data_size += len(command) + len(data) + 2
+            pending += (command, *pieces, b"\r\n")
+        client._pending_data_size += len(command) + size_bytes + 2
         queue = client._flush_queue
         assert queue is not None, "connected"
         if queue.empty():
@@ -253,7 +209,7 @@ class Bus:
     def ask(
         self,
         subject: str,
-        data: bytes,
+        data: Payload,
         on_reply: OnReply,
         *,
         timeout_s: float = REQUEST_S,
@@ -272,7 +228,7 @@ class Bus:
             on_reply(error)
 
     async def request(
-        self, subject: str, data: bytes = b"", *, timeout_s: float = REQUEST_S, headers: dict[str, str] | None = None
+        self, subject: str, data: Payload = b"", *, timeout_s: float = REQUEST_S, headers: dict[str, str] | None = None
     ) -> Request:
         """The reply; FleetUnavailable on time-out, broken connection, or when nobody listens (``no_responders``)."""
         future: asyncio.Future[Request] = self._loop.create_future()
@@ -350,19 +306,19 @@ class Responder:
         self.dropped = 0
         """Replies not sent, because the reply subject was not an inbox of whom the request's subject names."""
 
-    def respond(self, request: Request, kind: Literal["dev", "car"], name: str, data: bytes) -> bool:
+    def respond(self, request: Request, kind: Literal["dev", "car"], name: str, data: Payload) -> bool:
         """Answer ``request`` of the principal (kind, name); False if it was dropped."""
         return self.push(request.reply, kind, name, data)
 
-    def respond_to_control(self, request: Request, data: bytes) -> bool:
+    def respond_to_control(self, request: Request, data: Payload) -> bool:
         """Answer another control-plane process. On a NATS of somebody else's anybody may pose as one."""
         return self._send(request.reply, is_inbox_of(request.reply, "control", None), data)
 
-    def push(self, subject: str, kind: Literal["dev", "car"], name: str, data: bytes) -> bool:
+    def push(self, subject: str, kind: Literal["dev", "car"], name: str, data: Payload) -> bool:
         """Send to an inbox that was stored or asked for; False if it isn't one of the principal's own."""
         return self._send(subject, is_inbox_of(subject, kind, name), data)
 
-    def _send(self, subject: str, allowed: bool, data: bytes) -> bool:
+    def _send(self, subject: str, allowed: bool, data: Payload) -> bool:
         if not allowed:
             if subject:  # a bare publish wants no answer
                 self.dropped += 1

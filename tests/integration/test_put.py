@@ -26,9 +26,9 @@ def puts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     sent: list[str] = []
     real = Blobs._put_part
 
-    async def counted(self: Blobs, digest: str, view: memoryview, part: int) -> bool:
+    async def counted(self: Blobs, digest: str, size_bytes: int, part: int, body: memoryview) -> bool:
         sent.append(digest)
-        return await real(self, digest, view, part)
+        return await real(self, digest, size_bytes, part, body)
 
     monkeypatch.setattr(Blobs, "_put_part", counted)
     return sent

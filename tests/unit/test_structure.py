@@ -11,7 +11,7 @@ FUNCTION_LINES_MAX = 70
 JAX_FILES = ("sdk/fleet/_jax/", "runtime/sandbox/jax")
 IMPORTED_IN = {
     **dict.fromkeys(("flatbuffers", "jax", "jaxlib", "jaxtyping", "ml_dtypes", "numpy", "safetensors"), JAX_FILES),
-    "nats": ("sdk/fleet/transport.py",),
+    "nats": ("sdk/fleet/transport.py", "sdk/fleet/_receive.py"),
     "wasmtime": ("runtime/sandbox/", "runtime/guest/"),
 }
 """A package -> the beginnings of the files of ours that may import it, at load or inside a function."""

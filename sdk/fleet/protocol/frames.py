@@ -27,11 +27,16 @@ PARTS_MAX = 0xFFFF
 
 def pack(model: BaseModel, parts: Sequence[Bytes] = ()) -> bytes:
     """The message of ``model`` with ``parts`` behind it."""
+    return b"".join(pieces(model, parts))
+
+
+def pieces(model: BaseModel, parts: Sequence[Bytes] = ()) -> list[Bytes]:
+    """The same message uncopied: what comes before the parts, and the parts themselves."""
     header = model.model_dump_json(exclude_defaults=True).encode()
     if not parts:
-        return b"".join((_HEAD.pack(_MAGIC, _VERSION, 0, len(header)), header))
+        return [_HEAD.pack(_MAGIC, _VERSION, 0, len(header)), header]
     lengths = struct.pack(f"<{len(parts)}I", *map(len, parts))
-    return b"".join((_HEAD.pack(_MAGIC, _VERSION, len(parts), len(header)), lengths, header, *parts))
+    return [b"".join((_HEAD.pack(_MAGIC, _VERSION, len(parts), len(header)), lengths, header)), *parts]
 
 
 def unpack(data: Bytes, model: type[M]) -> tuple[M, list[memoryview]]:
