@@ -167,14 +167,14 @@ def test_what_is_held_is_what_was_sent_and_not_dropped(jobs: list[set[str]], byt
     there: dict[str, int] = {}
     order: list[str] = []
     for job in jobs:
-        refs = {name: bytes(ord(name) - ord("a") + 1) for name in sorted(job)}
+        refs = {name: ord(name) - ord("a") + 1 for name in sorted(job)}
         gone, new = held.use(refs, bytes_max)
         assert not set(gone) & job and set(gone) <= there.keys() and not set(new) & there.keys()
         for name in gone:
             del there[name]
-        there.update({name: len(refs[name]) for name in new})
+        there.update({name: refs[name] for name in new})
         assert job <= there.keys(), "what the job uses is there"
-        assert sum(there.values()) <= max(bytes_max, sum(map(len, refs.values())))
+        assert sum(there.values()) <= max(bytes_max, sum(refs.values()))
         order = [name for name in order if name not in job] + sorted(job)
         kept = [name for name in order if name in there]
         assert all(order.index(name) < order.index(kept[0]) for name in gone), "the one used longest ago goes first"
