@@ -57,6 +57,8 @@ class Function(Generic[P, R]):
         self._raw = raw
         self._app = app
         self._ref = ref
+        if options.runtime == "jax":
+            _refuse_suspending(raw)
         self.options = options
         self.yields = _generators.is_generator(raw)
         self.traced: dict[Any, Any] = {}
