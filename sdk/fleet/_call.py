@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 from fleet._function import Function
 from fleet._generators import check_single
+from fleet._prepare import Packer, prepare, prepare_aio
 
 if TYPE_CHECKING:
     from fleet._client import Client
@@ -211,8 +212,8 @@ def remote(function: Function[Any, Any], args: tuple[Any, ...], kwargs: dict[str
     check_single(function)
     function.check_arguments(args, kwargs)
     client = _client()
-    bound = client.bound(function)
-    ticket = client.ticket_of(bound, bound.pickler.dumps(args, kwargs))
+    bound, payload = prepare(client, function, args, kwargs)
+    ticket = client.ticket_of(bound, payload)
     waiter = Waiter()
     ticket.arm(waiter.set)
     try:
@@ -231,8 +232,8 @@ async def remote_aio(function: Function[Any, Any], args: tuple[Any, ...], kwargs
     check_single(function)
     function.check_arguments(args, kwargs)
     client = await _client_aio()
-    bound = await client.bound_aio(function)
-    ticket = client.ticket_of(bound, bound.pickler.dumps(args, kwargs))
+    bound, payload = await prepare_aio(client, function, args, kwargs)
+    ticket = client.ticket_of(bound, payload)
     client.submit(ticket)
     try:
         await wait_aio(ticket.arm)
@@ -247,8 +248,8 @@ def spawn(function: Function[Any, Any], args: tuple[Any, ...], kwargs: dict[str,
     check_single(function)
     function.check_arguments(args, kwargs)
     client = _client()
-    bound = client.bound(function)
-    ticket = client.ticket_of(bound, bound.pickler.dumps(args, kwargs))
+    bound, payload = prepare(client, function, args, kwargs)
+    ticket = client.ticket_of(bound, payload)
     client.submit_spawned(ticket)
     return Call(ticket.call, ticket, client)
 
@@ -258,8 +259,8 @@ async def spawn_aio(function: Function[Any, Any], args: tuple[Any, ...], kwargs:
     check_single(function)
     function.check_arguments(args, kwargs)
     client = await _client_aio()
-    bound = await client.bound_aio(function)
-    ticket = client.ticket_of(bound, bound.pickler.dumps(args, kwargs))
+    bound, payload = await prepare_aio(client, function, args, kwargs)
+    ticket = client.ticket_of(bound, payload)
     if client.has_room():
         client.submit_spawned(ticket)
     else:
@@ -282,7 +283,9 @@ def map_calls(
     chunksize = _inputs.checked_chunksize(chunksize)
     inputs = _inputs.argument_tuples(_inputs.checked_iterables(iterables, star), star)
     client = _client()
-    run = _map.MapRun(client, client.bound(function), function, inputs, chunksize)
+    packer = Packer(client, function)
+    packer.begin()
+    run = _map.MapRun(client, packer, function, inputs, chunksize)
     return _map.run_map(run, order_outputs, return_exceptions)
 
 
@@ -303,7 +306,9 @@ async def map_calls_aio(
     sources = tuple(_inputs.FromAsync(one, loop) if hasattr(one, "__aiter__") else one for one in iterables)
     inputs = _inputs.argument_tuples(_inputs.checked_iterables(sources, star), star)
     client = await _client_aio()
-    run = _map.MapRun(client, await client.bound_aio(function), function, inputs, chunksize)
+    packer = Packer(client, function)
+    await packer.begin_aio()
+    run = _map.MapRun(client, packer, function, inputs, chunksize)
     async for value in _map.run_map_aio(run, order_outputs, return_exceptions):
         yield value
 

@@ -43,9 +43,14 @@ class Classes:
     """The classes that results of one function may be made of; found when they are first needed."""
 
     def __init__(
-        self, raw: Callable[..., Any] | None = None, extra: Mapping[tuple[str, str], type] | None = None
+        self,
+        raw: Callable[..., Any] | None = None,
+        extra: Mapping[tuple[str, str], type] | None = None,
+        unpack: Callable[[Any], Any] | None = None,
     ) -> None:
         self._raw = raw
+        self.unpack = unpack
+        """Jax: makes what the function returns of plain containers and arrays."""
         self._extra = extra if extra is not None else {}  # It grows while arguments bring classes along.
 
     def find(self, sort: int, module: str, qualname: str) -> type | None:

@@ -25,7 +25,7 @@ from fleet._function import Function
 from fleet._loop import LoopThread, Waiter
 from fleet._packed import refs_of
 from fleet._positions import Positions, StreamTicket
-from fleet._register import Bound, bind, lock, register
+from fleet._register import Bound, bind, find, lock, register
 from fleet._settings import Settings
 from fleet._submit import Submitter
 from fleet._ticket import Ticket
@@ -122,26 +122,39 @@ class Client:
 
     def bound(self, function: Function[Any, Any]) -> Bound:
         """The function as registered at this fleet; registers it when this client sees it for the first time."""
-        known = function.__dict__.get("_bound")
-        if isinstance(known, Bound) and known.client is self:
+        known = self._known(function)
+        if known is not None:
             return known
         lock(function)  # What may take long doesn't keep other functions waiting.
+        if function._ref is not None:
+            bound = self.run(lambda: find(self._api, self, function))
+            function.__dict__["_bound"] = bound
+            return bound
         with self._binding:
             bound = bind(self, function)
-            if bound.manifest is not None:
-                self.run(lambda: register(self._api, self._blobs, bound))
+            self.run(lambda: register(self._api, self._blobs, bound))
         function.__dict__["_bound"] = bound
         return bound
 
+    def _known(self, function: Function[Any, Any]) -> Bound | None:
+        known = function.__dict__.get("_bound")
+        return known if isinstance(known, Bound) and known.client is self and not known.is_stale() else None
+
+    def register(self, bound: Bound) -> None:
+        """Register one version of a function; blocks."""
+        self.run(lambda: register(self._api, self._blobs, bound))
+
     async def bound_aio(self, function: Function[Any, Any]) -> Bound:
         """The same without blocking the caller's loop on the network."""
-        known = function.__dict__.get("_bound")
-        if isinstance(known, Bound) and known.client is self:
+        known = self._known(function)
+        if known is not None:
             return known
         if function.options.packages:
             await asyncio.to_thread(lock, function)
-        bound = bind(self, function)
-        if bound.manifest is not None:
+        if function._ref is not None:
+            bound = await self.run_aio(lambda: find(self._api, self, function))
+        else:
+            bound = bind(self, function)
             await self.run_aio(lambda: register(self._api, self._blobs, bound))
         function.__dict__["_bound"] = bound
         return bound

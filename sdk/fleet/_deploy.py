@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import os
@@ -19,9 +20,8 @@ from fleet.protocol.errors import DeployError
 from fleet.protocol.ids import check_token
 
 if TYPE_CHECKING:
-    from fleet._bundle import Bundle
     from fleet._client import Client
-    from fleet._packages.cache import Lock
+    from fleet._upload import Read
     from fleet.protocol.messages import DeployReply, Manifest
 
 
@@ -59,10 +59,12 @@ def load_app(source: str, app: str | None = None) -> LoadedApp:
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What a deploy did, and which packages each function was locked to (``name==version``, by the function's name)."""
+    """What a deploy did; by the functions' names, to which packages each was locked (``name==version``), and for those of
+    the jax lane where they run (``cpu cuda tpu``)."""
 
     reply: DeployReply
     packages: dict[str, list[str]]
+    platforms: dict[str, str]
 
 
 def deploy(client: Client, loaded: LoadedApp, tell: Callable[[str], None] | None = None) -> Deployed:
@@ -70,24 +72,26 @@ def deploy(client: Client, loaded: LoadedApp, tell: Callable[[str], None] | None
 
     ``tell`` gets a line for each step that packages take which this machine doesn't know yet.
     """
-    from fleet._register import code, describe
     from fleet._upload import patience_s, upload
     from fleet.protocol.messages import DeployReply, DeployRequest
     from fleet.protocol.subjects import ApiVerb
 
-    owners: dict[str, tuple[Bundle, Lock | None]] = {}
+    readers: dict[str, Read] = {}
     manifests: list[Manifest] = []
+    platforms: dict[str, str] = {}
     for function in loaded.functions:
-        manifest, bundle, packages = describe(function, loaded.app, tell)
+        if function.options.runtime == "jax":
+            manifest, read, platforms[function.name] = _traced(function, loaded.app)
+        else:
+            manifest, read = _bundled(function, loaded.app, tell)
         manifests.append(manifest)
-        owners[bundle.digest] = (bundle, packages)
-        owners.update({one.digest: (bundle, packages) for one in manifest.program.packages})
+        readers.update(dict.fromkeys(digests_of(manifest), read))
     request = DeployRequest(app=loaded.app, manifests=manifests)
     timeout_s = patience_s(manifests)
 
     async def work() -> DeployReply:
         reply, _ = await client.api.ask(ApiVerb.DEPLOY, request, DeployReply, timeout_s=timeout_s)
-        await upload(client.blobs, reply.missing, lambda digest: code(digest, *owners[digest]), tell)
+        await upload(client.blobs, reply.missing, lambda digest: readers[digest](digest), tell)
         if reply.missing:
             reply, _ = await client.api.ask(ApiVerb.DEPLOY, request, DeployReply, timeout_s=timeout_s)
         if reply.missing or reply.app_version is None:
@@ -97,7 +101,31 @@ def deploy(client: Client, loaded: LoadedApp, tell: Callable[[str], None] | None
     locked = {
         manifest.function: [f"{one.name}=={one.version}" for one in manifest.program.packages] for manifest in manifests
     }
-    return Deployed(client.run(work), locked)
+    return Deployed(client.run(work), locked, platforms)
+
+
+def _bundled(function: Function[..., Any], app: str, tell: Callable[[str], None] | None) -> tuple[Manifest, Read]:
+    """Manifest and code of a function that travels as source."""
+    from fleet._register import code, describe
+
+    manifest, bundle, packages = describe(function, app, tell)
+    return manifest, functools.partial(code, bundle=bundle, packages=packages)
+
+
+def _traced(function: Function[..., Any], app: str) -> tuple[Manifest, Read, str]:
+    """Manifest, program and platforms of a jax function, of the shapes that its annotations give."""
+    from fleet._prepare import programs_of
+    from fleet._register import describe_traced
+
+    traced = programs_of(function).for_deploy()
+    return describe_traced(function, app, traced), traced.read, traced.platforms_text
+
+
+def digests_of(manifest: Manifest) -> list[str]:
+    """All code that a manifest names, and its weights."""
+    program = manifest.program
+    weights = program.jax.weights if program.jax is not None else []
+    return [program.bundle, *(one.digest for one in program.packages), *(one.digest for one in weights)]
 
 
 def _import(source: str) -> ModuleType:

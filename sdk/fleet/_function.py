@@ -57,6 +57,8 @@ class Function(Generic[P, R]):
         self._raw = raw
         self._app = app
         self._ref = ref
+        if options.runtime == "jax":
+            _refuse_suspending(raw)
         self.options = options
         self.yields = _generators.is_generator(raw)
         self.traced: dict[Any, Any] = {}
@@ -276,6 +278,16 @@ def _make(raw: Any, app: str | None, options: Options) -> Function[..., Any]:
         raise InvalidOption(f"fleet.function takes a function, not {raw!r}")
     kind = AsyncFunction if inspect.iscoroutinefunction(raw) else Function
     return kind(raw, options, app)
+
+
+def _refuse_suspending(raw: Any) -> None:
+    """InvalidOption for what a traced function can't be."""
+    what = "an async def" if inspect.iscoroutinefunction(raw) else "a generator function"
+    if inspect.iscoroutinefunction(raw) or _generators.is_generator(raw):
+        raise InvalidOption(
+            f'{_names.display_name(raw)} is {what}: runtime="jax" traces a function once, from its arguments to its result',
+            hint='write it as a plain function, with jax.lax.scan for what comes step by step; or use runtime="wasm"',
+        )
 
 
 def _make_checker(signature: inspect.Signature | None, display_name: str) -> Callable[..., None] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from fleet._call import Both
@@ -20,6 +20,7 @@ from fleet.protocol.ids import new_call_id
 if TYPE_CHECKING:
     from fleet._classes import Classes
     from fleet._client import Client
+    from fleet._register import Bound
     from fleet._ticket import Ticket
 
 R_co = TypeVar("R_co", covariant=True)
@@ -86,7 +87,7 @@ def _values_of(ticket: Ticket, return_exceptions: bool) -> Iterator[Any]:
 class CallGroup(Generic[R_co]):
     """What ``spawn_map`` handed over. ``id`` finds it again from anywhere: ``fleet.CallGroup.from_id(id)``."""
 
-    def __init__(self, id: str, classes: Classes | None = None) -> None:
+    def __init__(self, id: str, classes: Sequence[Classes | None] = ()) -> None:
         found = _ID.match(id)
         if found is None:
             raise InvalidOption(f"{id!r} is no id of a group", hint="use the .id of what spawn_map returned")
@@ -113,7 +114,7 @@ class CallGroup(Generic[R_co]):
         ahead: deque[Ticket] = deque()
         for number in range(self.call_count):
             ticket = Ticket(_call_id(self._stem, number))
-            ticket.classes = self._classes
+            ticket.classes = self._classes[number] if self._classes else None
             client.watch(ticket)
             ahead.append(ticket)
             if len(ahead) >= AHEAD:
@@ -178,10 +179,16 @@ class _Spawner:
 
     def __init__(self, client: Client, function: Function[Any, Any], chunksize: int | None) -> None:
         from fleet._packed import Together
+        from fleet._prepare import Packer
         from fleet._tuning import Tuner
 
         self._client = client
-        self._bound = client.bound(function)
+        self._packer = Packer(client, function)
+        self._packer.begin()
+        self._bound: Bound | None = None
+        """The version that the open chunk is for."""
+        self.classes: list[Classes | None] = []
+        """Of each call that was handed over."""
         self._fixed = chunksize
         self._tuner = Tuner(chunksize)
         self._stem = new_call_id()
@@ -192,8 +199,12 @@ class _Spawner:
         self._probe_s = PROBE_S
         self.items = 0
 
-    def add(self, data: bytes) -> None:
+    def add(self, args: tuple[Any, ...]) -> None:
         """One more item."""
+        bound, data = self._packer(args, {})
+        if bound is not self._bound:
+            self.flush()
+            self._bound = bound
         if not self._refs.take(data):
             self.flush()
             self._refs.take(data)
@@ -214,8 +225,10 @@ class _Spawner:
 
         if not self._open:
             return
+        assert self._bound is not None
         items, self._open, self._open_bytes = self._open, [], 0
         self._refs = Together()
+        self.classes.append(self._bound.classes)
         call = _call_id(self._stem, len(self._tickets))
         payload = pack_items(items)
         ticket = self._client.ticket_of(self._bound, payload, items=len(items), group=self._stem, call=call)
@@ -267,13 +280,11 @@ def spawn_map(
 
     inputs = _inputs.argument_tuples(_inputs.checked_iterables(iterables, False), False)
     spawner = _Spawner(client, function, _inputs.checked_chunksize(chunksize))
-    bound = client.bound(function)
-    pickler = bound.pickler
     try:
         for args in inputs:
             function.check_arguments(args, {})
-            spawner.add(pickler.dumps(args, {}))
-        return CallGroup(spawner.settle(), bound.classes)
+            spawner.add(args)
+        return CallGroup(spawner.settle(), spawner.classes)
     except BaseException:
         spawner.give_up()
         raise

@@ -19,6 +19,7 @@ from fleet._classes import ANY_OWN, Classes
 from fleet._client import Client
 from fleet._function import Function
 from fleet._loop import Waiter, wait_aio
+from fleet._prepare import Packer
 from fleet._register import Bound
 from fleet._results import Failure, decode_item
 from fleet._ticket import Ticket
@@ -34,6 +35,10 @@ BYTES_MAX = 64 * MIB
 TICK_S = 0.01
 QUEUE_FULL_RETRY_S = 0.25
 QUEUE_FULL_S = 30.0
+
+
+Ready = tuple[list[Any], Classes | None]
+"""Results that are here, and what instances in them may be made of."""
 
 
 class Chunk:
@@ -74,16 +79,17 @@ class MapRun:
     def __init__(
         self,
         client: Client,
-        bound: Bound,
+        packer: Packer,
         function: Function[Any, Any],
         inputs: Iterable[tuple[Any, ...]],
         chunksize: int | None,
     ) -> None:
         self._client = client
-        self._bound = bound
+        self._packer = packer
+        self._bound: Bound | None = None
+        """The version that the open chunk is for: in the jax lane items may need several."""
         self._function = function
         self._inputs = inputs
-        self.classes = bound.classes
         self._tuner = Tuner(chunksize)
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
@@ -109,15 +115,18 @@ class MapRun:
         threading.Thread(target=context.run, args=(self._feed,), name="fleet-map", daemon=True).start()
 
     def _feed(self) -> None:
-        check, dumps = self._function.check_arguments, self._bound.pickler.dumps
+        check, pack = self._function.check_arguments, self._packer
         no_keywords: dict[str, Any] = {}
         try:
             for args in self._inputs:
                 if self._stopped:
                     return
                 check(args, no_keywords)
-                data = dumps(args, no_keywords)
+                bound, data = pack(args, no_keywords)
                 with self._lock:
+                    if bound is not self._bound:
+                        self._close_and_wait()
+                        self._bound = bound
                     if not self._refs.take(data):
                         self._close_and_wait()
                         self._refs.take(data)
@@ -144,6 +153,7 @@ class MapRun:
     def _close_chunk(self) -> None:
         if not self._open or self._stopped:
             return
+        assert self._bound is not None, self._function
         items, self._open, self._open_bytes = self._open, [], 0
         self._refs = _packed.Together()
         ticket = self._client.ticket_of(self._bound, _packed.pack_items(items), items=len(items))
@@ -232,23 +242,23 @@ class MapRun:
         with self._lock:
             return self._fed and not self._open and not self._in_flight and not self._arrivals and not self._chunks
 
-    def take_unordered(self) -> Iterator[list[Any]]:
+    def take_unordered(self) -> Iterator[Ready]:
         """Results that are here, in whatever order."""
         while self._arrivals:
             chunk, record, part = self._arrivals.popleft()
             if record is not None and record.error is None:
                 places = chunk.fill(record, part)
                 if places:
-                    yield [chunk.results[place] for place in places]
+                    yield [chunk.results[place] for place in places], chunk.ticket.classes
                     self._release(len(places))
             elif record is None:
                 missing = chunk.count - chunk.got
                 if missing:
-                    yield [Failure(_missing(chunk))] * missing
+                    yield [Failure(_missing(chunk))] * missing, None
                     self._release(missing)
                 del self._chunks[chunk.start]
 
-    def take_ordered(self, at: int) -> Iterator[list[Any]]:
+    def take_ordered(self, at: int) -> Iterator[Ready]:
         """Results that are here from item ``at`` on, without gap."""
         while True:
             while self._arrivals:
@@ -261,7 +271,7 @@ class MapRun:
             if found is None:
                 return
             chunk, ready = found
-            yield ready
+            yield ready, chunk.ticket.classes
             at += len(ready)
             self._release(len(ready))
             if at == chunk.start + chunk.count:
@@ -296,7 +306,7 @@ class MapRun:
             self._room.notify()
             tickets = [chunk.ticket for chunk in self._chunks.values() if not chunk.ticket.done]
         if interrupted:
-            name = f"{self._bound.app}.{self._bound.function}"
+            name = f"{self._function.app_name}.{self._function.name}"
             self._client.abandon(tickets, f"the map over {name} ({len(tickets)} calls in flight)")
         else:
             self._client.cancel_soon(tickets)
@@ -328,9 +338,9 @@ def run_map(run: MapRun, order_outputs: bool, return_exceptions: bool) -> Iterat
     complete = interrupted = False
     try:
         while True:
-            for ready in run.take_ordered(at) if order_outputs else run.take_unordered():
+            for ready, classes in run.take_ordered(at) if order_outputs else run.take_unordered():
                 at += len(ready)
-                yield from values_of(ready, return_exceptions, run.classes)
+                yield from values_of(ready, return_exceptions, classes)
             if run.finished:
                 break
             waiter = Waiter()
@@ -355,9 +365,9 @@ async def run_map_aio(run: MapRun, order_outputs: bool, return_exceptions: bool)
     complete = False
     try:
         while True:
-            for ready in run.take_ordered(at) if order_outputs else run.take_unordered():
+            for ready, classes in run.take_ordered(at) if order_outputs else run.take_unordered():
                 at += len(ready)
-                for value in values_of(ready, return_exceptions, run.classes):
+                for value in values_of(ready, return_exceptions, classes):
                     yield value
             if run.finished:
                 break

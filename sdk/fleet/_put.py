@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib.util
+import sys
 from typing import Any, TypeVar, cast
 
 from fleet import _call
@@ -36,11 +38,11 @@ def put_again(ref: Ref[Any]) -> bytes:
     why = ""
     if ref.here:
         try:
-            data, again = _pickled(ref.value)
+            data = _again(ref)
         except Exception as error:  # whatever a __reduce__ of the developer raises
             why = f", and can't be pickled any more: {error}"
         else:
-            if again.digest == ref.digest:
+            if hashlib.sha256(data).hexdigest() == ref.digest:
                 return data
             why = ", and it was changed here meanwhile"
     raise ResultExpired(
@@ -48,12 +50,24 @@ def put_again(ref: Ref[Any]) -> bytes:
     )
 
 
+def _again(ref: Ref[Any]) -> bytes:
+    """The bytes of a value that is here, in the form that it was put in."""
+    again = getattr(
+        type(ref), "again", None
+    )  # that of ``_jax.refs.ArrayRef``: references pretend to have no attributes
+    made: bytes = _pickled(ref.value)[0] if again is None else again.fget(ref)()
+    return made
+
+
 def _pickled(value: T) -> tuple[bytes, Ref[T]]:
-    if type(value) is Ref:
+    if isinstance(value, Ref):
         raise WrongArguments("fleet.put was given a reference already", hint="pass it to calls as it is")
     try:
         data = ArgumentPickler(None).dumps((value,), {})
     except WrongArguments as error:
+        arrays = _as_arrays(value)
+        if arrays is not None:
+            return arrays
         raise WrongArguments(error.message.replace("argument 0", "the value", 1), hint=error.hint) from None
     except PayloadTooLarge as error:
         message = error.message.replace("the arguments have", "the value has", 1)
@@ -64,3 +78,12 @@ def _pickled(value: T) -> tuple[bytes, Ref[T]]:
             hint="pass both to the call, or put the whole at once",
         )
     return data, Ref(hashlib.sha256(data).hexdigest(), len(data), value)
+
+
+def _as_arrays(value: Any) -> tuple[bytes, Ref[Any]] | None:
+    """A pytree of arrays in the form that jax programs take; None for what is none, or where there is no jax."""
+    if "numpy" not in sys.modules or importlib.util.find_spec("jax") is None:
+        return None
+    from fleet._jax import refs
+
+    return refs.of_value(value)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
+import math
 import re
 import sys
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import fleet
 from fleet._api import Api
@@ -16,47 +20,97 @@ from fleet._bundle import Bundle, bundle_of
 from fleet._classes import Classes
 from fleet._function import Function
 from fleet._portable.arguments import ArgumentPickler
-from fleet._upload import patience_s, upload
+from fleet._upload import Read, patience_s, upload
 from fleet.protocol.errors import DeployError
-from fleet.protocol.messages import Manifest, Package, Program, RegisterReply, RegisterRequest, Requires, Retries
+from fleet.protocol.messages import (
+    FunctionsReply,
+    FunctionsRequest,
+    Manifest,
+    Package,
+    Program,
+    RegisterReply,
+    RegisterRequest,
+    Requires,
+    Retries,
+)
 from fleet.protocol.subjects import ApiVerb
 
 if TYPE_CHECKING:
-    from fleet._jax.params import Params
+    from fleet._jax.program import Traced
     from fleet._packages.cache import Lock
     from fleet._packages.locking import Tell
 
 TEXT_CHARS_MAX = 2000
+NAMED_S = 2.0
+"""Calls by name go to the version of a jax function that was live so long ago at most."""
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+class Packs(Protocol):
+    """Packs the arguments of calls of one version."""
+
+    def dumps(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes: ...
 
 
 @dataclass(slots=True)
 class Bound:
-    """A function as one client calls it: where it lies, and how arguments are packed for it."""
+    """One version of a function as one client calls it: where it lies, and how arguments are packed for it."""
 
     client: object
     app: str
     function: str
     version: str | None
-    pickler: ArgumentPickler
+    pickler: Packs
     manifest: Manifest | None = None
-    bundle: Bundle | None = None
-    packages: Lock | None = None
-    weights: Params | None = None
+    """None where it was found by name."""
+    read: Read | None = None
+    """The bytes behind a digest that the manifest names."""
     classes: Classes | None = None
     """What its results may be made of; None where its source is not here."""
+    until_s: float = math.inf
+    """Until when it is taken for the live version (``time.monotonic()``)."""
+
+    def is_stale(self) -> bool:
+        """Whether to ask again which version is live."""
+        return time.monotonic() > self.until_s
 
 
 def bind(client: object, function: Function[Any, Any]) -> Bound:
     """The function for ``client``, not registered yet; DeployError when it can't travel."""
-    if function._ref is not None:
-        ref = function._ref
-        return Bound(client, ref.app, ref.function, ref.version, ArgumentPickler(None))
     manifest, bundle, packages = describe(function, function.app_name)
     tops = packages.tops if packages is not None else ()
     pickler = ArgumentPickler(bundle.modules, bundle.members, tops)
     classes = Classes(function._raw, pickler.classes)
-    return Bound(client, manifest.app, manifest.function, None, pickler, manifest, bundle, packages, classes=classes)
+    read = functools.partial(code, bundle=bundle, packages=packages)
+    return Bound(client, manifest.app, manifest.function, None, pickler, manifest, read, classes)
+
+
+def bind_traced(client: object, function: Function[Any, Any], traced: Traced) -> Bound:
+    """One program of a jax function for ``client``, not registered yet."""
+    manifest = describe_traced(function, function.app_name, traced)
+    classes = Classes(function._raw, unpack=traced.unpack)
+    return Bound(client, manifest.app, manifest.function, None, _NEVER, manifest, traced.read, classes)
+
+
+_NEVER = ArgumentPickler(None)
+"""In the place of a pickler: calls of the jax lane are packed by their program."""
+
+
+async def find(api: Api, client: object, function: Function[Any, Any]) -> Bound:
+    """A function by its name: its arguments are pickled, or packed as the manifest of a jax function says.
+
+    Those are calls of the very version that was live: an answer counts for NAMED_S. NotDeployed if there is none.
+    """
+    ref = function._ref
+    assert ref is not None, function
+    request = FunctionsRequest(app=ref.app, function=ref.function, version=ref.version)
+    reply, _ = await api.ask(ApiVerb.FUNCTIONS, request, FunctionsReply)
+    found = next((one for one in reply.functions if one.manifest.function == ref.function), None)
+    if found is None or found.manifest.program.jax is None:
+        return Bound(client, ref.app, ref.function, ref.version, ArgumentPickler(None))
+    named = importlib.import_module("fleet._jax.named")
+    until_s = math.inf if ref.version is not None else time.monotonic() + NAMED_S
+    return Bound(client, ref.app, ref.function, found.version, named.NamedPickler(found.manifest), until_s=until_s)
 
 
 def describe(function: Function[Any, Any], app: str, tell: Tell | None = None) -> tuple[Manifest, Bundle, Lock | None]:
@@ -82,8 +136,31 @@ def describe(function: Function[Any, Any], app: str, tell: Tell | None = None) -
             for one in (packages.packages if packages is not None else ())
         ],
     )
+    wheels = {one.wheel: one.wheel_sha256 for one in packages.packages} if packages is not None else {}
+    return _manifest(function, app, program, wheels), bundle, packages
+
+
+def describe_traced(function: Function[Any, Any], app: str, traced: Traced) -> Manifest:
+    """The manifest of one program of a jax function as part of ``app``."""
+    options = function.options
+    program = Program(
+        runtime="jax",
+        bundle=traced.digest,
+        bundle_bytes=len(traced.bundle),
+        module="",
+        qualname=function.display_name,
+        memory_bytes=options.memory_bytes,
+        timeout_s=options.timeout_s,
+        isolation=options.isolation,
+        jax=traced.jax_program,
+    )
+    return _manifest(function, app, program, {})
+
+
+def _manifest(function: Function[Any, Any], app: str, program: Program, wheels: dict[str, str]) -> Manifest:
+    options = function.options
     retries = options.retries
-    manifest = Manifest(
+    return Manifest(
         app=app,
         function=function.name,
         display_name=function.display_name,
@@ -101,11 +178,10 @@ def describe(function: Function[Any, Any], app: str, tell: Tell | None = None) -
         yields=function.yields,
         signature=signature_text(function),
         doc=(inspect.getdoc(function._raw) or "").strip()[:TEXT_CHARS_MAX],
-        wheels={one.wheel: one.wheel_sha256 for one in packages.packages} if packages is not None else {},
+        wheels=wheels,
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         sdk=fleet.__version__,
     )
-    return manifest, bundle, packages
 
 
 def lock(function: Function[Any, Any], tell: Tell | None = None) -> Lock | None:
@@ -117,24 +193,22 @@ def lock(function: Function[Any, Any], tell: Tell | None = None) -> Lock | None:
     return locking.lock(function.options.packages, tell)
 
 
-def code(digest: str, bundle: Bundle, packages: Lock | None, weights: Params | None = None) -> bytes | bytearray:
-    """What the platform misses of a function's code: its bundle, one of its packages, or a piece of its weights."""
+def code(digest: str, bundle: Bundle, packages: Lock | None) -> bytes:
+    """What the platform misses of a function's code: its bundle, or one of its packages."""
     if digest == bundle.digest:
         return bundle.data
-    source = packages if weights is None else weights
-    assert source is not None, "the platform misses what was named to it"
-    return source.read(digest)
+    assert packages is not None, "the platform misses what was named to it"
+    return packages.read(digest)
 
 
 async def register(api: Api, blobs: Blobs, bound: Bound) -> str:
     """Register the version of ``bound`` and note it there; only code that is missing there is sent."""
-    assert bound.manifest is not None and bound.bundle is not None
+    assert bound.manifest is not None and bound.read is not None
     request = RegisterRequest(manifests=[bound.manifest])
     timeout_s = patience_s(request.manifests)
     reply, _ = await api.ask(ApiVerb.REGISTER, request, RegisterReply, timeout_s=timeout_s)
     if reply.missing:
-        read = functools.partial(code, bundle=bound.bundle, packages=bound.packages, weights=bound.weights)
-        await upload(blobs, reply.missing, read)
+        await upload(blobs, reply.missing, bound.read)
         reply, _ = await api.ask(ApiVerb.REGISTER, request, RegisterReply, timeout_s=timeout_s)
     if reply.missing or not reply.versions:
         raise DeployError(f"the platform did not keep the code of {bound.app}.{bound.function}", hint="try again")

@@ -58,7 +58,8 @@ def decode_item(data: bytes | memoryview, classes: Classes = ANY_OWN) -> Any:
     status = data[0]
     if status == _VALUE:
         alive = revive if classes is ANY_OWN else functools.partial(revive, classes=classes)
-        return decode(data[1:], alive, classes.find, records=show_records.get())
+        value = decode(data[1:], alive, classes.find, records=show_records.get())
+        return value if classes.unpack is None else classes.unpack(value)
     if status == _RAISED:
         return Failure(_raised(decode_exception(data[1:], classes.find), classes))
     if status == _ENDED:

@@ -13,15 +13,13 @@ import jax
 import numpy as np
 
 from fleet._jax import dtypes
+from fleet._jax.encoding import encoded
 from fleet._jax.refs import ArrayRef, array_ref
 from fleet._jax.signatures import Call, label
 from fleet._jax.values import Spec
 from fleet._packed import packed
 from fleet._ref import Ref
-from fleet.protocol import codec
-from fleet.protocol.errors import PayloadTooLarge, ResultNotPortable, WrongArguments
-from fleet.protocol.limits import PAYLOAD_BYTES_MAX
-from fleet.protocol.units import format_bytes
+from fleet.protocol.errors import WrongArguments
 
 
 def pack(call: Call, name: str) -> bytes:
@@ -41,23 +39,6 @@ def pack(call: Call, name: str) -> bytes:
         entries.append(_array(call, index))
         index += 1
     return packed(encoded(entries, name), refs)
-
-
-def encoded(entries: list[Any], name: str) -> bytes:
-    """The codec's bytes of arguments; PayloadTooLarge over the limit."""
-    size = sum(one.nbytes for one in entries if isinstance(one, np.ndarray))
-    if size <= PAYLOAD_BYTES_MAX:
-        try:
-            data = codec.encode(entries, "the arguments")
-        except ResultNotPortable as error:
-            raise WrongArguments(f"{name}: {error.message}", hint=error.hint) from None
-        size = len(data)
-        if size <= PAYLOAD_BYTES_MAX:
-            return data
-    raise PayloadTooLarge(
-        f"{name}: the arguments have {format_bytes(size)}, the limit is {format_bytes(PAYLOAD_BYTES_MAX)}",
-        hint="split them over several calls",
-    )
 
 
 def _array(call: Call, index: int) -> np.ndarray[Any, Any]:

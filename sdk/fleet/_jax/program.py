@@ -16,13 +16,14 @@ import numpy as np
 
 from fleet._jax import arguments, dims, dtypes, export, kept, refusals, trees
 from fleet._jax.dims import Shape
+from fleet._jax.params import weights_of
 from fleet._jax.signatures import Call, Signature
 from fleet._jax.values import Spec, is_key, x64
 from fleet.protocol import jax_bundle
 from fleet.protocol.errors import DeployError, ProtocolError
 from fleet.protocol.ids import digest
 from fleet.protocol.limits import JAX_LEAVES_MAX, KEPT_MAX
-from fleet.protocol.messages.functions import ArraySpec, Batch, JaxModule, JaxProgram
+from fleet.protocol.messages import ArraySpec, Batch, JaxModule, JaxProgram
 
 if TYPE_CHECKING:
     from fleet._function import Function
@@ -107,6 +108,7 @@ class Traced:
         self.key: Hashable = call.key if specs is call.specs else call.fixed_key
         self._name = programs.name
         self._result = Result()
+        self.registering = threading.Lock()
         self.specs = specs
         self.weights = programs.weights
         weight_specs = [Spec(dtype, shape) for dtype, shape in self.weights.specs] if self.weights is not None else []
@@ -166,11 +168,12 @@ class Traced:
         """The result of a call as the function returns it, from what the codec decoded."""
         return self._result.rebuild(value, x64())
 
-    def read(self, wanted: str) -> bytes:
+    def read(self, wanted: str) -> bytes | bytearray:
         """The bundle, or a piece of the weights, by digest."""
-        if wanted == self.digest or self.weights is None:
+        if wanted == self.digest:
             return self.bundle
-        return bytes(self.weights.read(wanted))
+        assert self.weights is not None, "the platform misses what was named to it"
+        return self.weights.read(wanted)
 
     @property
     def platforms_text(self) -> str:
@@ -267,16 +270,21 @@ class Programs:
     def __init__(self, raw: Callable[..., Any], name: str, params: Any, batch: Any, memory_bytes: int) -> None:
         self.name = name
         self.batch = batch
-        self.weights = _weights(params, memory_bytes)
+        self.weights = weights_of(params, memory_bytes) if params is not None else None
         self.signature = Signature(raw, name, params is not None, batch is not None)
         self._known: OrderedDict[Hashable, Traced] = OrderedDict()
         self._fixed: dict[Hashable, str] = {}
         """Keys of what can't be exported for any size, and why."""
         self._lock = threading.RLock()
 
-    def analyse(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-        """What a call is made of. In the thread that makes the call: x64 may be set for it alone."""
-        return self.signature.call(args, kwargs, x64())
+    @staticmethod
+    def x64() -> bool:
+        """Whether calls of this thread have 64-bit numbers."""
+        return x64()
+
+    def analyse(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wide: bool) -> Call:
+        """What a call is made of. ``wide``: with 64-bit numbers."""
+        return self.signature.call(args, kwargs, wide)
 
     def known(self, call: Call) -> Traced | None:
         """The program of a call, if it is traced already."""
@@ -350,14 +358,6 @@ class Programs:
             raise
 
 
-def _weights(params: Any, memory_bytes: int) -> Any:
-    if params is None:
-        return None
-    import importlib
-
-    return importlib.import_module("fleet._jax.params").weights_of(params, memory_bytes)
-
-
 def programs_of(function: Function[Any, Any]) -> Programs:
     """The programs of a function and its copies with other options, as long as one of them lives."""
     options = function.options
@@ -374,4 +374,4 @@ def programs_of(function: Function[Any, Any]) -> Programs:
 def describe(function: Function[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
     """The program for a call with these arguments."""
     programs = programs_of(function)
-    return programs.trace(programs.analyse(args, kwargs))
+    return programs.trace(programs.analyse(args, kwargs, x64()))

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from fleet import _params
 from fleet._classes import hints_of
 from fleet._jax import dims, hints
 from fleet._jax.dims import Shape
@@ -74,19 +75,13 @@ class Signature:
         self.full = inspect.signature(raw)
         bare = inspect.unwrap(raw.func if isinstance(raw, functools.partial) else raw)
         found = hints_of(bare)
-        self.params = self._params_name() if params else None
+        self.params = _params.place_of(raw)[1].name if params else None
         """The parameter that ``params=`` is bound to."""
         self.parameters = [one for one in self.full.parameters.values() if one.name != self.params]
         self._bare = inspect.Signature(self.parameters)
         self.hints: dict[str, Hint] = {one.name: hints.read(found.get(one.name)) for one in self.parameters}
         self._declared = self._static_names()
         self._known: dict[tuple[str, Any], list[Hint]] = {}
-
-    def _params_name(self) -> str | None:
-        names = list(self.full.parameters)
-        if not names:
-            raise WrongArguments(f"{self.name} takes no arguments, and params= needs one")
-        return "params" if "params" in names else names[0]
 
     def _static_names(self) -> frozenset[str]:
         info = getattr(self.raw, "_jit_info", None)
