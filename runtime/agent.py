@@ -35,6 +35,7 @@ from runtime.agent_processes import SlotProcesses, SlotStarter
 from runtime.agent_state import AgentCore
 from runtime.bundles import BundleCache
 from runtime.signals.model import Clock, Signals, SignalSource, SystemClock
+from runtime.weights_cache import WeightsCache
 
 log = logging.getLogger("fleet.car")
 
@@ -61,6 +62,7 @@ class Agent:
         source: SignalSource,
         starter: SlotStarter,
         bundles: BundleCache,
+        weights: WeightsCache | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.core = AgentCore(config)
@@ -70,7 +72,7 @@ class Agent:
         self._clock: Clock = clock or SystemClock()
         self._link = ControlLink(config, self._clock, self.feed)
         self._blobs = BlobClient(lambda: self._link.bus, config.car)
-        self._fetcher = Fetcher(self._blobs, bundles)
+        self._fetcher = Fetcher(self._blobs, bundles, weights or WeightsCache(None))
         self._processes = SlotProcesses(self.core, self._link, starter, self.feed, self._start_soon)
         self.slots = self._processes.slots
         self._events: deque[t.Event] = deque()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 import anyio.to_thread
@@ -39,6 +39,15 @@ class BlobClient:
             return (await self._part(digest, part, lease, bytes_max))[0]
 
         return await parts.get(digest, first, min(reply.parts, parts.count_of(reply.size_bytes)), get_part)
+
+    async def stream(self, digest: str, lease: Lease, bytes_max: int, take: Callable[[Bytes], Awaitable[None]]) -> None:
+        """Hand the blob to ``take`` in parts, in their order. Not checked. Errors as of ``get``, and those of ``take``."""
+        first, reply = await self._part(digest, 0, lease, bytes_max)
+
+        async def get_part(part: int) -> memoryview:
+            return (await self._part(digest, part, lease, bytes_max))[0]
+
+        await parts.stream(first, min(reply.parts, parts.count_of(reply.size_bytes)), get_part, take)
 
     async def _part(self, digest: str, part: int, lease: Lease, bytes_max: int) -> tuple[memoryview, BlobGetReply]:
         asked = pack(BlobGet(digest=digest, part=part, lease=lease))

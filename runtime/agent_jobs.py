@@ -5,12 +5,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.lanes import WASM
 from fleet.protocol.limits import MIB
 from fleet.protocol.messages import Lease, LeaseGrant, RunOutcome, RunStatus
 from fleet.protocol.window import StreamWindow
+
+if TYPE_CHECKING:
+    from runtime.weights_cache import WeightsFile
 
 HELD_BYTES_MAX = 512 * MIB
 """Once leases keep more than this in memory, no more are taken until some have ended."""
@@ -87,6 +91,8 @@ class Job:
     packages: list[bytes] | None = field(default_factory=list, repr=False)
     refs: dict[str, bytes] | None = field(default_factory=dict, repr=False)
     """Values of ``fleet.put`` that the arguments refer to, by digest. None, as with ``packages``: some must be fetched."""
+    weights: dict[str, WeightsFile] | None = field(default_factory=dict, repr=False)
+    """Pieces of a jax program's weights, by digest. None: some must be fetched."""
     program_key: str = ""
     lane: str = WASM
     """The lane of this car that it runs in."""
@@ -145,7 +151,7 @@ class Job:
     @property
     def complete(self) -> bool:
         """Whether it has all it needs to run."""
-        return self.args is not None and self.bundle is not None and self.packages is not None and self.refs is not None
+        return None not in (self.args, self.bundle, self.packages, self.refs, self.weights)
 
     def rewind(self) -> None:
         """Forget the slot it was on; items that are in the outbox stay done."""

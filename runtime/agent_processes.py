@@ -5,7 +5,7 @@ made here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from fleet.protocol.errors import FleetError
@@ -14,6 +14,7 @@ from runtime import slot_events
 from runtime.agent_jobs import Job
 from runtime.agent_link import ControlLink
 from runtime.agent_state import AgentCore
+from runtime.slot_sender import Descriptor
 from runtime.slot_wire import Progress, SlotJob, SlotProgram, StreamStart
 
 log = logging.getLogger("fleet.car")
@@ -24,7 +25,9 @@ class SlotPort(Protocol):
 
     program: SlotProgram | None
 
-    def load(self, program: SlotProgram, bundle: bytes, packages: list[bytes]) -> None: ...
+    def load(
+        self, program: SlotProgram, bundle: bytes, packages: list[bytes], weights: Mapping[str, Descriptor]
+    ) -> None: ...
 
     def run(self, job: SlotJob) -> None: ...
 
@@ -150,16 +153,13 @@ class SlotProcesses:
         if slot is None:
             return  # its Exited waits behind this event
         job, grant = action.job, action.job.grant
-        assert job.bundle is not None and job.args is not None and job.packages is not None, (
-            "a job is complete before it is placed"
-        )
+        assert (
+            job.bundle is not None and job.args is not None and job.packages is not None and job.weights is not None
+        ), "a job is complete before it is placed"
         program = slot.program
         if program is None or program.key != job.program_key:
-            wanted = grant.program
-            program = SlotProgram(
-                job.program_key, wanted.module, wanted.qualname, wanted.memory_bytes, wanted.isolation, grant.tenant
-            )
-            slot.load(program, job.bundle, job.packages)
+            program = _program(job)
+            slot.load(program, job.bundle, job.packages, job.weights)
         slot.run(
             SlotJob(
                 job.run, program, job.args, call=grant.lease.call, attempt=grant.attempt,
@@ -178,3 +178,13 @@ class SlotProcesses:
         for slot_id in action.slots:
             if slot_id in self.slots:
                 self.slots[slot_id].set_departing(action.departing)
+
+
+def _program(job: Job) -> SlotProgram:
+    """What the slot needs to know of the program of ``job``."""
+    wanted, jax = job.grant.program, job.grant.program.jax
+    return SlotProgram(
+        job.program_key, wanted.module, wanted.qualname, wanted.memory_bytes, wanted.isolation, job.grant.tenant,
+        weights=() if jax is None else tuple((piece.digest, piece.size_bytes) for piece in jax.weights),
+        batch=None if jax is None or jax.batch is None else (jax.batch.max_size, jax.batch.max_wait_s),
+    )  # fmt: skip

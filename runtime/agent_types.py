@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fleet.protocol.messages import Lease, Offer, RunOutcome, SlotView, Standing
 from runtime.agent_jobs import Job
 from runtime.signals.model import Signals
+
+if TYPE_CHECKING:
+    from runtime.weights_cache import WeightsFile
 
 Bytes = bytes | bytearray | memoryview
 
@@ -68,6 +72,7 @@ class Fetched:
     args: Bytes
     packages: list[bytes] = field(default_factory=list, repr=False)
     refs: dict[str, bytes] = field(default_factory=dict, repr=False)
+    weights: dict[str, WeightsFile] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

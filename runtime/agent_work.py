@@ -102,6 +102,7 @@ class Work:
     def on_fetched(self, event: t.Fetched) -> None:
         job = event.job
         job.bundle, job.args, job.packages, job.refs = event.bundle, event.args, event.packages, event.refs
+        job.weights = event.weights
         if self.jobs.get(job.key) is job:
             self.placing.place(job)
 

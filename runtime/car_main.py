@@ -33,6 +33,7 @@ from runtime.signals.model import SignalSource
 from runtime.signals.replay import ReplaySource, read
 from runtime.slots import SlotImage, SlotProcess
 from runtime.standing import OwnerPolicy
+from runtime.weights_cache import WeightsCache
 
 log = logging.getLogger("fleet.car")
 
@@ -58,7 +59,9 @@ class CarSettings:
     """None: all that this machine can have."""
     policy: OwnerPolicy = field(default_factory=OwnerPolicy)
     cache_dir: Path | None = None
-    """Bundles are kept in ``cache_dir/bundles``; None: in memory alone."""
+    """Bundles are kept in ``cache_dir/bundles``, weights in ``cache_dir/weights``; None: in memory alone."""
+    weights_bytes_max: int | None = None
+    """Most bytes of weights that are kept on disk; None: see ``WeightsCache``."""
 
 
 class Slots:
@@ -125,6 +128,10 @@ async def serve_car(settings: CarSettings) -> None:
         source=source,
         starter=Slots(lambda text: log.info("guest: %s", text)),
         bundles=BundleCache(settings.cache_dir / "bundles" if settings.cache_dir is not None else None),
+        weights=WeightsCache(
+            settings.cache_dir / "weights" if settings.cache_dir is not None else None,
+            disk_bytes_max=settings.weights_bytes_max,
+        ),
     )
     async with anyio.create_task_group() as group:
 

@@ -32,6 +32,7 @@ from runtime.sandbox.jax_execute import Compiled, Shape
 from runtime.sandbox.jax_outcome import failed, value_of
 from runtime.sandbox.jax_program import Array, Description, build, check_arguments, describe
 from runtime.sandbox.jax_start import PLATFORMS, Started
+from runtime.sandbox.jax_weights import WeightStore
 from runtime.slot_wire import Bytes, SlotJob, SlotProgram, SlotResult
 
 FLUSH_S = 0.025
@@ -76,6 +77,7 @@ class JaxSandbox:
         self._device = started.device
         self._fingerprint = started.fingerprint
         self._platform = PLATFORMS[started.described["lane"]]
+        self._store = WeightStore(started.device)
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
 
     def prepare(self) -> None:
@@ -90,6 +92,19 @@ class JaxSandbox:
             while ready > COMPILED_MAX and one.compiled:
                 one.compiled.popitem(last=False)
                 ready -= 1
+
+    def load_weights(self, digest: str, fd: int, size_bytes: int) -> None:
+        """Take a piece of weights that programs to come use: an open file, closed here. What is wrong with it they tell."""
+        self._store.add(digest, fd, size_bytes)
+
+    def drop_weights(self, digests: Sequence[str]) -> None:
+        """Let go of pieces of weights. Programs that use them get them again before they run."""
+        for digest in digests:
+            self._store.drop(digest)
+        gone = set(digests)
+        for one in self._loaded.values():
+            if any(digest in gone for digest, _ in one.program.weights):
+                one.weights = None
 
     def load(self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes] = ()) -> None:
         """Read and audit ``program``, unless it is there. BundleDamaged if the bundle can't be read.
@@ -196,8 +211,8 @@ class JaxSandbox:
     def _weights(self, loaded: Loaded) -> list[Any]:
         """The program's weights on the device."""
         if loaded.weights is None:
-            assert not loaded.program.weights, "weights are not there"
-            loaded.weights = []
+            specs = [(spec.dtype.name, _fixed(spec.shape)) for spec in loaded.description.weights]
+            loaded.weights = self._store.arrays(loaded.program.weights, specs)
         return loaded.weights
 
     def _compiled(self, loaded: Loaded, shapes: tuple[Shape, ...]) -> Compiled:

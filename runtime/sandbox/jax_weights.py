@@ -25,6 +25,7 @@ import numpy as np
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.limits import WEIGHTS_PIECE_BYTES_MAX
 from fleet.protocol.safetensors import DTYPES, Tensor, read_head
+from runtime.sandbox import jax_execute
 
 Spec = tuple[str, tuple[int, ...]]
 """numpy's name of a dtype, and a shape."""
@@ -46,9 +47,9 @@ class _Piece:
 
 
 class WeightStore:
-    """See the module. ``device``: where arrays are made, None: on jax' default."""
+    """See the module. ``device``: where arrays are made."""
 
-    def __init__(self, device: Any = None) -> None:
+    def __init__(self, device: Any) -> None:
         self._device = device
         self._pieces: dict[str, _Piece] = {}
         self._made: dict[tuple[str, ...], list[jax.Array]] = {}
@@ -116,8 +117,7 @@ class WeightStore:
         flat = [data[tensor.start : tensor.end].view(_dtype(dtype)) for tensor, data in parts]
         joined = flat[0] if len(flat) == 1 else np.concatenate(flat)
         # What begins at a multiple of 64 is used where it lies, and kept mapped by the array.
-        with jax.enable_x64(True):
-            placed: jax.Array = jax.device_put(joined.reshape(shape), self._device)
+        placed: jax.Array = jax_execute.put(joined.reshape(shape), self._device)
         return placed
 
 

@@ -86,3 +86,33 @@ async def get(digest: str, first: Bytes, count: int, get_part: Callable[[int], A
     if hasher.hexdigest() != digest:
         raise ProtocolError(f"payload {digest[:12]} arrived damaged: it does not match its digest")
     return b"".join(parts[part] for part in range(count))
+
+
+async def stream(
+    first: Bytes, count: int, get_part: Callable[[int], Awaitable[Bytes]], take: Callable[[Bytes], Awaitable[None]]
+) -> None:
+    """Hand ``count`` parts, of which part 0 is at hand, to ``take`` in their order; PARTS_AT_ONCE are at hand at most.
+
+    The first FleetError, of ``get_part`` or ``take``, ends it.
+    """
+    turns = [anyio.Event() for _ in range(count + 1)]
+    turns[0].set()
+    left = iter(range(count))
+    errors: list[FleetError] = []
+
+    async def work(scope: anyio.CancelScope) -> None:
+        try:
+            for part in left:
+                data = first if part == 0 else await get_part(part)
+                await turns[part].wait()
+                await take(data)
+                turns[part + 1].set()
+        except FleetError as error:
+            errors.append(error)
+            scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(min(count, PARTS_AT_ONCE)):
+            group.start_soon(work, group.cancel_scope)
+    if errors:
+        raise errors[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,6 +51,7 @@ from runtime.agent_config import AgentConfig
 from runtime.agent_processes import OnSlotEvent, SlotStarter
 from runtime.bundles import BundleCache
 from runtime.signals.manual import ManualSource
+from runtime.slot_sender import Descriptor
 from runtime.slot_wire import Bytes, Layers, Progress, SlotJob, SlotProgram
 from runtime.standing import OwnerPolicy
 
@@ -83,7 +84,9 @@ class MemorySlot:
         if not self._gone.is_set():
             self._on_event(self, event)
 
-    def load(self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes]) -> None:
+    def load(
+        self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes], weights: Mapping[str, Descriptor]
+    ) -> None:
         self.program = program
         self.packages = [bytes(package) for package in packages]
         self.loads.append((program, bytes(bundle)))

@@ -16,6 +16,7 @@ from fleet.protocol.messages import (
     DeleteRequest,
     DeployReply,
     DeployRequest,
+    JaxProgram,
     Manifest,
     Package,
     RegisterReply,
@@ -23,12 +24,14 @@ from fleet.protocol.messages import (
     SubmitCall,
     SubmitReply,
     SubmitRequest,
+    Weights,
 )
 from fleet.protocol.subjects import BLOB_PART, STREAM_BLOBS, ApiVerb, CarVerb
 from tests.integration.dispatcher_rig import Plane, with_plane
 from tests.integration.frontdoor_rig import Rig, with_rig
 
 PACKAGE = b"the files of a package"
+PIECES = (b"a piece of weights", b"another piece")
 
 
 def sha(data: bytes) -> str:
@@ -45,6 +48,17 @@ def with_packages(manifest: Manifest, *packages: Package) -> Manifest:
     return manifest.model_copy(update={"program": program})
 
 
+def with_weights(manifest: Manifest, *pieces: bytes) -> Manifest:
+    weights = [Weights(digest=sha(piece), size_bytes=len(piece)) for piece in pieces]
+    program = manifest.program.model_copy(update={"jax": JaxProgram(weights=weights)})
+    return manifest.model_copy(update={"program": program})
+
+
+async def lives_for_ever(rig: Rig, digest: str) -> bool:
+    subject = f"$JS.API.DIRECT.GET.{STREAM_BLOBS}.blob.default.{digest}.meta"
+    return (await rig.js.bus.request(subject)).header("Nats-TTL") is None
+
+
 async def expire(made: Plane | Rig, digest: str) -> None:
     """What the blob's time to live does, for every process that knew it."""
     await made.js.purge(STREAM_BLOBS, BLOB_PART.wildcard(tenant="default", digest=digest))
@@ -54,10 +68,6 @@ async def expire(made: Plane | Rig, digest: str) -> None:
 
 def test_packages_are_asked_for_and_kept_as_long_as_any_app_names_them(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        async def lives_for_ever(digest: str) -> bool:
-            subject = f"$JS.API.DIRECT.GET.{STREAM_BLOBS}.blob.default.{digest}.meta"
-            return (await rig.js.bus.request(subject)).header("Nats-TTL") is None
-
         other = b"another package"
         shop = with_packages(await rig.manifest(), package(), package(other, name="other"))
         bank = with_packages(await rig.manifest(app="bank"), package())
@@ -70,14 +80,39 @@ def test_packages_are_asked_for_and_kept_as_long_as_any_app_names_them(tmp_path:
         for app, manifest in (("shop", shop), ("bank", bank)):
             reply, _ = await rig.ask(ApiVerb.DEPLOY, DeployRequest(app=app, manifests=[manifest]), DeployReply)
             assert reply.app_version is not None
-        assert await lives_for_ever(sha(PACKAGE)) and await lives_for_ever(sha(other))
+        assert await lives_for_ever(rig, sha(PACKAGE)) and await lives_for_ever(rig, sha(other))
         await rig.ask(ApiVerb.DELETE, DeleteRequest(app="shop"), DeleteReply)
-        assert await lives_for_ever(sha(PACKAGE)), "the bank needs it"
-        assert not await lives_for_ever(sha(other))
+        assert await lives_for_ever(rig, sha(PACKAGE)), "the bank needs it"
+        assert not await lives_for_ever(rig, sha(other))
         (result,) = await rig.submit(rig.call(None, app="bank"))
         assert result.error is None
         await rig.ask(ApiVerb.DELETE, DeleteRequest(app="bank", cancel=True), DeleteReply)
-        assert not await lives_for_ever(sha(PACKAGE))
+        assert not await lives_for_ever(rig, sha(PACKAGE))
+
+    with_rig(tmp_path, test)
+
+
+def test_weights_are_asked_for_once_and_kept_with_their_versions(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        first = with_weights(await rig.manifest(), *PIECES)
+        asked, _ = await rig.ask(ApiVerb.REGISTER, RegisterRequest(manifests=[first]), RegisterReply)
+        assert asked.missing == [sha(piece) for piece in PIECES] and asked.versions == []
+        await rig.put_blob(PIECES[0])
+        reply, _ = await rig.ask(ApiVerb.DEPLOY, DeployRequest(app="shop", manifests=[first]), DeployReply)
+        assert reply.missing == [sha(PIECES[1])] and reply.app_version is None
+        await rig.put_blob(PIECES[1])
+        second = with_weights(await rig.manifest(code=b"other code"), *PIECES)
+        for manifest in (first, second):
+            reply, _ = await rig.ask(ApiVerb.DEPLOY, DeployRequest(app="shop", manifests=[manifest]), DeployReply)
+            assert reply.missing == [] and reply.app_version is not None, "a new version sends no weights"
+        assert all([await lives_for_ever(rig, sha(piece)) for piece in PIECES])
+        await rig.ask(ApiVerb.DELETE, DeleteRequest(app="shop"), DeleteReply)
+        assert not any([await lives_for_ever(rig, sha(piece)) for piece in PIECES])
+        huge = [Weights(digest=sha(bytes(n)), size_bytes=limits.WEIGHTS_PIECE_BYTES_MAX) for n in range(33)]
+        program = first.program.model_copy(update={"jax": JaxProgram(weights=huge)})
+        over = first.model_copy(update={"program": program})
+        asked, _ = await rig.ask(ApiVerb.REGISTER, RegisterRequest(manifests=[over]), RegisterReply)
+        assert asked.error is not None and asked.error.code == "payload_too_large" and "weights" in asked.error.message
 
     with_rig(tmp_path, test)
 
@@ -137,19 +172,21 @@ async def submit_with(made: Plane, ref: BlobRef) -> str:
 
 def test_a_car_reads_what_its_lease_names_and_nothing_else(tmp_path: Path) -> None:
     async def test(made: Plane) -> None:
-        for data in (PACKAGE, b"value", b"of another call"):
+        for data in (PACKAGE, *PIECES, b"value", b"of another call"):
             await made.blobs.put_whole("default", sha(data), data)
         await made.register()
         manifest = await made.registry.lookup("default", "shop", "f", made.version)
-        _, missing = await made.registry.register("default", [with_packages(manifest, package())])
+        manifest = with_weights(with_packages(manifest, package()), *PIECES)
+        (made.version,), missing = await made.registry.register("default", [manifest])
         assert missing == []
-        made.version = (await made.registry.register("default", [with_packages(manifest, package())]))[0][0]
         car = await made.car("car-1")
         await submit_with(made, BlobRef(digest=sha(b"value"), size_bytes=5))
         grant, _, _ = await car.granted.receive()
         assert [one.digest for one in grant.refs] == [sha(b"value")]
         assert [one.digest for one in grant.program.packages] == [sha(PACKAGE)]
-        for data, allowed in ((PACKAGE, True), (b"value", True), (b"of another call", False)):
+        for data, allowed in (
+            (PACKAGE, True), (PIECES[0], True), (PIECES[1], True), (b"value", True), (b"of another call", False)
+        ):  # fmt: skip
             reply = await car.ask(CarVerb.BLOB_GET, BlobGet(digest=sha(data), lease=grant.lease), BlobGetReply)
             assert (reply.error is None) == allowed, data
         await car.leave()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
-from sdk_types import add, count, every_kind, fetch, late, name, of_app
+from sdk_types import add, count, every_kind, fetch, late, name, of_app, weighed, weights
 
 import fleet
 
@@ -27,6 +27,12 @@ of_app.remote([1.0])  # type: ignore[arg-type]  # pyright: ignore[reportArgument
 add.map(1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 add.map([1], chunksize="many")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 add.remote(fleet.put("3"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+weighed(weights, 1.0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+weighed.remote(x=1.0, params=weights)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+weighed.remote()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+fleet.function(runtime="jax", params=weights)("no function")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+fleet.function(params=weights, memroy="1GiB")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 # --- results ----------------------------------------------------------------------------------------------------------
 

@@ -70,6 +70,20 @@ async def of_app_async_too(x: int) -> str:
     return str(x)
 
 
+Params = dict[str, list[float]]
+weights: Params = {"scale": [2.0]}
+
+
+@fleet.function(runtime="jax", params=weights)
+def weighed(params: Params, x: float, y: float = 1.0) -> list[float]:
+    return [one * x + y for one in params["scale"]]
+
+
+@app.function(runtime="jax", params=lambda: weights, batch=fleet.Batch(max_size=8), timeout="10m")
+def weighed_in_batches(params: Params, x: float, *, loud: bool = False) -> float:
+    return params["scale"][0] * x
+
+
 def plain(x: int, y: str) -> bytes:
     return b""
 
@@ -258,3 +272,15 @@ async def iterate() -> None:
         assert_type(number, int)
     async for data in late.remote_gen.aio(1):
         assert_type(data, bytes)
+
+
+# --- weights: no part of the call -------------------------------------------------------------------------------------
+
+assert_type(weighed(1.0), list[float])
+assert_type(weighed.local(x=1.0, y=2.0), list[float])
+assert_type(weighed.remote(1.0, 2.0), list[float])
+assert_type(weighed.spawn(y=1.0, x=2.0), fleet.Call[list[float]])
+assert_type(weighed.map([1.0, 2.0]), Iterator[list[float]])
+assert_type(weighed.with_options(timeout=3).remote(1.0), list[float])
+assert_type(weighed_in_batches.remote(1.0, loud=True), float)
+assert_type(fleet.function(runtime="jax", params=weights)(plain).remote("a"), bytes)

@@ -154,7 +154,9 @@ def weights_of(given: Any, memory_bytes: int | None = None) -> Params:
     if not leaves:
         raise DeployError("params= has no arrays", hint="leave params= out, or give it the weights")
     if len(leaves) > JAX_LEAVES_MAX:
-        raise PayloadTooLarge(f"params= has {len(leaves)} arrays: allowed are {JAX_LEAVES_MAX}")
+        raise PayloadTooLarge(
+            f"params= has {len(leaves)} arrays: allowed are {JAX_LEAVES_MAX}", hint="stack those of one kind into one"
+        )
     specs = [_spec(jax.tree_util.keystr(path), leaf) for path, leaf in paths]
     _check_size(specs, memory_bytes)
     with _lock:

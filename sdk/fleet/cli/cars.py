@@ -135,7 +135,11 @@ def run(
     wifi_only: Annotated[bool, typer.Option("--wifi-only", help="Work on Wi-Fi only.")] = False,
     come_back: Annotated[float, typer.Option(help="Seconds all must hold before it works again.")] = 30.0,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder for bundles; default: FLEET_CACHE or the XDG cache.")
+        Path | None, typer.Option(help="Folder for bundles and weights; default: FLEET_CACHE or the XDG cache.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Most space for weights in it; default: 8GiB, or a third of the free space if that is less."),
     ] = None,
 ) -> None:
     """The agent of one car: what is installed in a vehicle."""
@@ -145,7 +149,7 @@ def run(
     from fleet.cli.status import cache_dir
     from fleet.protocol.ids import check_token
     from fleet.protocol.lanes import parse_lanes
-    from fleet.protocol.limits import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN
+    from fleet.protocol.limits import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, MIB
     from fleet.protocol.units import parse_bytes
     from runtime.car_main import CarSettings, run_car
     from runtime.standing import OwnerPolicy
@@ -159,6 +163,7 @@ def run(
             lanes=parse_lanes(lanes, "--lanes") if lanes is not None else None,
             policy=OwnerPolicy(soc_floor_pct=soc_floor, wifi_only=wifi_only, come_back_s=come_back),
             cache_dir=cache or cache_dir(),
+            weights_bytes_max=None if weights is None else parse_bytes(weights, "--weights", MIB, 1024 * 1024 * MIB),
         )
     )  # fmt: skip
 
