@@ -34,6 +34,7 @@ from runtime.agent_link import ControlLink
 from runtime.agent_processes import SlotProcesses, SlotStarter
 from runtime.agent_state import AgentCore
 from runtime.bundles import BundleCache
+from runtime.compiled_cache import CompiledCache
 from runtime.signals.model import Clock, Signals, SignalSource, SystemClock
 
 log = logging.getLogger("fleet.car")
@@ -61,6 +62,7 @@ class Agent:
         source: SignalSource,
         starter: SlotStarter,
         bundles: BundleCache,
+        compiled: CompiledCache | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.core = AgentCore(config)
@@ -71,7 +73,7 @@ class Agent:
         self._link = ControlLink(config, self._clock, self.feed)
         self._blobs = BlobClient(lambda: self._link.bus, config.car)
         self._fetcher = Fetcher(self._blobs, bundles)
-        self._processes = SlotProcesses(self.core, self._link, starter, self.feed, self._start_soon)
+        self._processes = SlotProcesses(self.core, self._link, starter, self.feed, self._start_soon, compiled)
         self.slots = self._processes.slots
         self._events: deque[t.Event] = deque()
         self._handling = False

@@ -27,6 +27,7 @@ from runtime.agent import Agent
 from runtime.agent_config import AHEAD_DEFAULT, AgentConfig
 from runtime.agent_processes import OnSlotEvent, SlotPort
 from runtime.bundles import BundleCache
+from runtime.compiled_cache import CompiledCache
 from runtime.devices import devices, lanes_of
 from runtime.signals.manual import ManualSource
 from runtime.signals.model import SignalSource
@@ -58,7 +59,7 @@ class CarSettings:
     """None: all that this machine can have."""
     policy: OwnerPolicy = field(default_factory=OwnerPolicy)
     cache_dir: Path | None = None
-    """Bundles are kept in ``cache_dir/bundles``; None: in memory alone."""
+    """Bundles are kept in ``cache_dir/bundles``, what jax compiled in ``cache_dir/compiled``; None: in memory alone."""
 
 
 class Slots:
@@ -125,6 +126,7 @@ async def serve_car(settings: CarSettings) -> None:
         source=source,
         starter=Slots(lambda text: log.info("guest: %s", text)),
         bundles=BundleCache(settings.cache_dir / "bundles" if settings.cache_dir is not None else None),
+        compiled=CompiledCache(settings.cache_dir / "compiled") if settings.cache_dir is not None else None,
     )
     async with anyio.create_task_group() as group:
 
