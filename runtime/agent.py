@@ -34,6 +34,7 @@ from runtime.agent_link import ControlLink
 from runtime.agent_processes import SlotProcesses, SlotStarter
 from runtime.agent_state import AgentCore
 from runtime.bundles import BundleCache
+from runtime.compiled_cache import CompiledCache
 from runtime.signals.model import Clock, Signals, SignalSource, SystemClock
 from runtime.weights_cache import WeightsCache
 
@@ -63,6 +64,7 @@ class Agent:
         starter: SlotStarter,
         bundles: BundleCache,
         weights: WeightsCache | None = None,
+        compiled: CompiledCache | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.core = AgentCore(config)
@@ -73,7 +75,7 @@ class Agent:
         self._link = ControlLink(config, self._clock, self.feed)
         self._blobs = BlobClient(lambda: self._link.bus, config.car)
         self._fetcher = Fetcher(self._blobs, bundles, weights or WeightsCache(None))
-        self._processes = SlotProcesses(self.core, self._link, starter, self.feed, self._start_soon)
+        self._processes = SlotProcesses(self.core, self._link, starter, self.feed, self._start_soon, compiled)
         self.slots = self._processes.slots
         self._events: deque[t.Event] = deque()
         self._handling = False

@@ -15,8 +15,7 @@ from runtime.slot_wire import Bytes
 class AskingSlot(Protocol):
     """What this needs of a slot process."""
 
-    @property
-    def id(self) -> str: ...
+    id: str
 
     def compiled(self, key: str, data: Bytes) -> None: ...
 

@@ -11,11 +11,13 @@ from typing import Any, Protocol
 from fleet.protocol.errors import FleetError
 from runtime import agent_types as t
 from runtime import slot_events
+from runtime.agent_compiled import CompiledDesk
 from runtime.agent_jobs import Job
 from runtime.agent_link import ControlLink
 from runtime.agent_state import AgentCore
+from runtime.compiled_cache import CompiledCache
 from runtime.slot_sender import Descriptor
-from runtime.slot_wire import Progress, SlotJob, SlotProgram, StreamStart
+from runtime.slot_wire import Bytes, Progress, SlotJob, SlotProgram, StreamStart
 
 log = logging.getLogger("fleet.car")
 
@@ -23,6 +25,7 @@ log = logging.getLogger("fleet.car")
 class SlotPort(Protocol):
     """What the agent needs of a slot process (``runtime.slots.SlotProcess``)."""
 
+    id: str
     program: SlotProgram | None
 
     def load(
@@ -32,6 +35,8 @@ class SlotPort(Protocol):
     def run(self, job: SlotJob) -> None: ...
 
     def credit(self, job: int, consumed: int) -> None: ...
+
+    def compiled(self, key: str, data: Bytes) -> None: ...
 
     def set_departing(self, departing: bool) -> None: ...
 
@@ -63,6 +68,7 @@ class SlotProcesses:
         starter: SlotStarter,
         feed: Callable[[t.Event], None],
         start_soon: Callable[..., None],
+        compiled: CompiledCache | None,
     ) -> None:
         self.slots: dict[str, SlotPort] = {}
         self._core = core
@@ -70,6 +76,7 @@ class SlotProcesses:
         self._starter = starter
         self._feed = feed
         self._start_soon = start_soon
+        self._compiled = CompiledDesk(compiled, start_soon)
         self.actions: dict[type, Callable[[Any], None]] = {
             t.StartSlot: self._start_slot, t.KillSlots: self._kill_slots, t.RunJob: self._run_job,
             t.SetDeparting: self._set_departing, t.GiveCredit: self._give_credit,
@@ -104,6 +111,9 @@ class SlotProcesses:
                         self._feed(t.SlotSaved(slot_id, event.job, event.state))
                     else:
                         self._link.checkpoint(job.lease, event.state)
+            case slot_events.CompiledWanted() | slot_events.CompiledMade():
+                if (job := self._running(slot_id, event.job)) is not None:
+                    self._compiled.heard(self.slots[slot_id], job.grant.tenant, job.program_key, event)
             case slot_events.Ready():
                 log.info("slot %s ready after %.0f ms", slot_id, event.start_s * 1000)
                 self._feed(t.SlotReady(slot_id, event.layers.held, event.layers.missing))

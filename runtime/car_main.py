@@ -27,6 +27,7 @@ from runtime.agent import Agent
 from runtime.agent_config import AHEAD_DEFAULT, AgentConfig
 from runtime.agent_processes import OnSlotEvent, SlotPort
 from runtime.bundles import BundleCache
+from runtime.compiled_cache import CompiledCache
 from runtime.devices import devices, lanes_of
 from runtime.signals.manual import ManualSource
 from runtime.signals.model import SignalSource
@@ -59,7 +60,8 @@ class CarSettings:
     """None: all that this machine can have."""
     policy: OwnerPolicy = field(default_factory=OwnerPolicy)
     cache_dir: Path | None = None
-    """Bundles are kept in ``cache_dir/bundles``, weights in ``cache_dir/weights``; None: in memory alone."""
+    """Bundles are kept in ``cache_dir/bundles``, weights in ``cache_dir/weights``, what jax compiled in
+    ``cache_dir/compiled``; None: in memory alone."""
     weights_bytes_max: int | None = None
     """Most bytes of weights that are kept on disk; None: see ``WeightsCache``."""
 
@@ -132,6 +134,7 @@ async def serve_car(settings: CarSettings) -> None:
             settings.cache_dir / "weights" if settings.cache_dir is not None else None,
             disk_bytes_max=settings.weights_bytes_max,
         ),
+        compiled=CompiledCache(settings.cache_dir / "compiled") if settings.cache_dir is not None else None,
     )
     async with anyio.create_task_group() as group:
 

@@ -342,8 +342,9 @@ def _begin_jax(settings: Settings, plan: lockdown.Plan, held: list[str], reporte
 
     started = jax_start.start(settings.lane)
     from runtime.sandbox.jax import JaxSandbox  # Behind `start`, which says how jax is to be imported.
+    from runtime.sandbox.jax_memory import MemoryWall
 
-    sandbox = JaxSandbox(reporter, started)
+    sandbox = JaxSandbox(reporter, started, MemoryWall())
     sandbox.prepare()
     _keep_for_good()
     resident_bytes = _resident_bytes()

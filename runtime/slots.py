@@ -24,10 +24,14 @@ import anyio
 
 from fleet.protocol import limits
 from fleet.protocol.errors import ProtocolError
+from fleet.protocol.lanes import WASM
+from fleet.protocol.units import format_bytes
 from runtime import slot_events, slot_spawn, slot_wire
 from runtime.held_values import HeldValues
 from runtime.slot_events import (
     Checkpoint,
+    CompiledMade,
+    CompiledWanted,
     Done,
     Exited,
     Failed,
@@ -45,6 +49,8 @@ from runtime.slot_wire import Bytes, FrameBuffer, Layers, Progress, SlotJob, Slo
 
 __all__ = [
     "Checkpoint",
+    "CompiledMade",
+    "CompiledWanted",
     "Done",
     "Exited",
     "Failed",
@@ -63,6 +69,7 @@ DATA_BYTES_MAX = limits.MEMORY_BYTES_MAX + 1024 * limits.MIB
 _READS_PER_WAKE = 16
 _TAIL_BYTES = 4096
 _EOF_GRACE_S = 1.0
+_MEMORY_WORDS = ("out of memory", "bad_alloc", "memoryerror", "cannot allocate", "resource_exhausted")
 
 
 class SlotImage(Protocol):
@@ -100,6 +107,7 @@ class SlotProcess:
         self._fault = ""
         self._reading = False
         self._last_call: asyncio.TimerHandle | None = None
+        self._lane = WASM
 
     @classmethod
     async def start(
@@ -109,7 +117,7 @@ class SlotProcess:
         image: SlotImage | None,
         on_event: Callable[[SlotProcess, SlotEvent], None],
         data_bytes_max: int = DATA_BYTES_MAX,
-        lane: str = "wasm",
+        lane: str = WASM,
     ) -> SlotProcess:
         """Spawn a slot and return at once; ``Ready`` comes as an event. OSError when it can't be spawned.
 
@@ -118,6 +126,7 @@ class SlotProcess:
         """
         assert threading.current_thread() is threading.main_thread(), "a slot dies with the thread that spawned it"
         slot = cls(slot_id, on_event)
+        slot._lane = lane
         slot._watch(slot_spawn.spawn("" if image is None else str(image.path_aot), data_bytes_max, lane))
         return slot
 
@@ -292,6 +301,8 @@ class SlotProcess:
         self._sender.clear()
         returncode = _reap(self._pidfd)
         message = self._fault or _tail(self._stderr)
+        if self._lane != WASM and self.jobs and not (self._fault or self._killed):
+            message = _explained(returncode, message, self.program)
         self._socket.close()
         os.close(self._pidfd)
         os.close(self._stderr)
@@ -313,6 +324,17 @@ def _reap(pidfd: int) -> int:
     status = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     assert status is not None
     return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+
+
+def _explained(returncode: int, message: str, program: SlotProgram | None) -> str:
+    """What a jax slot said that ended by itself while it ran; with its memory, where that may have been too little.
+
+    A sandbox of the wasm lane outlives that and tells it as MemoryError; here it may have been the compiler, which aborts.
+    """
+    if program is None or (returncode >= 0 and not any(word in message.lower() for word in _MEMORY_WORDS)):
+        return message
+    memory = format_bytes(program.memory_bytes)
+    return f"{message + '; ' if message else ''}out of memory? The program's memory= is {memory}"
 
 
 def _tail(stderr: int) -> str:

@@ -29,6 +29,7 @@ from runtime.guest.inside.wire import pack_items
 from runtime.sandbox import jax_execute
 from runtime.sandbox.jax_audit import Audited, audit
 from runtime.sandbox.jax_execute import Compiled, Shape
+from runtime.sandbox.jax_memory import MemoryWall
 from runtime.sandbox.jax_outcome import failed, value_of
 from runtime.sandbox.jax_program import Array, Description, build, check_arguments, describe
 from runtime.sandbox.jax_start import PLATFORMS, Started
@@ -70,15 +71,17 @@ class Loaded:
 
 
 class JaxSandbox:
-    """See the module. From one thread alone."""
+    """See the module. From one thread alone. ``wall``: what bounds the process, where it is one of its own."""
 
-    def __init__(self, host: Host, started: Started) -> None:
+    def __init__(self, host: Host, started: Started, wall: MemoryWall | None = None) -> None:
         self._host = host
         self._device = started.device
         self._fingerprint = started.fingerprint
         self._platform = PLATFORMS[started.described["lane"]]
         self._store = WeightStore(started.device)
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._present = ""
+        self._wall = wall
 
     def prepare(self) -> None:
         """Nothing is made ahead: programs have no state that a call could leave behind."""
@@ -111,7 +114,11 @@ class JaxSandbox:
 
         A program that is refused is loaded, too: the result of its calls says why.
         """
+        if program.key == self._present:
+            return
         found = self._loaded.get(program.key)
+        if self._wall is not None:
+            self._wall.move(program.memory_bytes)
         if found is None:
             assert not packages, "programs of the jax lane have no packages"
             found = self._loaded[program.key] = Loaded(program, describe(bundle))
@@ -120,6 +127,7 @@ class JaxSandbox:
             except FleetError as error:
                 found.refused = error
         self._loaded.move_to_end(program.key)
+        self._present = program.key
 
     def _read(self, loaded: Loaded) -> Audited:
         description = loaded.description

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import platform
+import resource
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ _X86_64 = dict(
     epoll_wait=232, epoll_ctl=233, tgkill=234, openat=257, mkdirat=258, newfstatat=262, unlinkat=263, renameat=264,
     readlinkat=267, ppoll=271, set_robust_list=273, utimensat=280, epoll_pwait=281, fallocate=285, eventfd2=290,
     epoll_create1=291, preadv=295, pwritev=296, renameat2=316, getrandom=318, membarrier=324, statx=332, rseq=334,
-    restart_syscall=219, openat2=437,
+    restart_syscall=219, prlimit64=302, openat2=437,
 )  # fmt: skip
 _AARCH64 = dict(
     eventfd2=19, epoll_create1=20, epoll_ctl=21, epoll_pwait=22, dup=23, fcntl=25, mkdirat=34, unlinkat=35,
@@ -65,7 +66,7 @@ _AARCH64 = dict(
     tgkill=131, sigaltstack=132, rt_sigaction=134, rt_sigprocmask=135, rt_sigreturn=139, getrusage=165, getpid=172,
     gettid=178, sendto=206, recvfrom=207, sendmsg=211, recvmsg=212, brk=214, munmap=215, mremap=216, clone=220,
     mmap=222, mprotect=226, madvise=233, renameat2=276, getrandom=278, membarrier=283, statx=291, rseq=293,
-    restart_syscall=128, openat2=437,
+    restart_syscall=128, prlimit64=261, openat2=437,
 )  # fmt: skip
 
 
@@ -93,7 +94,8 @@ def assemble(machine: str, *, pid: int, scratch: bool, jit: bool = False) -> byt
     ``jit``: the process compiles. What XLA makes is written first, then made executable and read-only by mprotect, so
     exactly that is allowed. Nothing is ever writable and executable at once, and no file can be mapped as code; but
     whoever already makes system calls of his choice in there can bring code of his own, as he can't in the wasm lane. All
-    the other walls stand around it alike: still no files, network, processes or privileges.
+    the other walls stand around it alike: still no files, network, processes or privileges. And it bounds its own memory
+    anew for each program, beneath the bound that it started with.
     """
     target = _MACHINES[machine]
     numbers = target.numbers
@@ -111,6 +113,7 @@ def assemble(machine: str, *, pid: int, scratch: bool, jit: bool = False) -> byt
             code += [(_JUMP_EQ, 0, 1, numbers[name]), (_RETURN, 0, 0, _ALLOW)]
     code += _when(numbers["mmap"], 2, _JUMP_ANY_BIT, [_PROT_EXEC], then=_EPERM, otherwise=_ALLOW)
     if jit:
+        code += _own_limit(numbers["prlimit64"], resource.RLIMIT_DATA)
         code += _jit_mprotect(numbers["mprotect"])
     else:
         code += _when(numbers["mprotect"], 2, _JUMP_ANY_BIT, [_PROT_EXEC], then=_EPERM, otherwise=_ALLOW)
@@ -122,6 +125,19 @@ def assemble(machine: str, *, pid: int, scratch: bool, jit: bool = False) -> byt
         code += _when(numbers["newfstatat"], 3, _JUMP_ANY_BIT, [_AT_EMPTY_PATH], then=_ALLOW)
     code.append((_RETURN, 0, 0, _EPERM))
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
+
+
+def _own_limit(number: int, which: int) -> list[tuple[int, int, int, int]]:
+    """prlimit of this process itself, of one resource. Its hard bound can't be raised without privileges."""
+    return [
+        (_JUMP_EQ, 0, 6, number),
+        (_LOAD, 0, 0, _AT_ARGS),
+        (_JUMP_EQ, 0, 3, 0),
+        (_LOAD, 0, 0, _AT_ARGS + 8),
+        (_JUMP_EQ, 0, 1, which),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _EPERM),
+    ]
 
 
 def _jit_mprotect(number: int) -> list[tuple[int, int, int, int]]:

@@ -197,6 +197,9 @@ def test_filter_of_a_compiling_process(machine: str, arch: int, mmap: int, mprot
         ALLOW, ALLOW, ALLOW, ALLOW, EPERM, ALLOW, EPERM, EPERM,
     ]  # fmt: skip
     assert [verdict(code, arch, mmap, [0, 0, bits]) for bits in range(8)] == [ALLOW] * 4 + [EPERM] * 4
+    assert verdict(code, arch, 302 if mprotect == 10 else 261, [0, 2]) == ALLOW, "RLIMIT_DATA of its own"
+    assert verdict(code, arch, 302 if mprotect == 10 else 261, [0, 7]) == EPERM
+    assert verdict(code, arch, 302 if mprotect == 10 else 261, [1, 2]) == EPERM
     assert verdict(code, arch, mprotect, [0, 0, 5 | 0x01000000]) == EPERM, "growing downwards as well"
     closed = seccomp.assemble(machine, pid=77, scratch=False)
     assert [verdict(closed, arch, mprotect, [0, 0, bits]) for bits in range(8)] == [ALLOW] * 4 + [EPERM] * 4
