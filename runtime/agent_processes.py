@@ -156,9 +156,11 @@ class SlotProcesses:
         program = slot.program
         if program is None or program.key != job.program_key:
             wanted = grant.program
+            batch = None if wanted.jax is None else wanted.jax.batch
             program = SlotProgram(
-                job.program_key, wanted.module, wanted.qualname, wanted.memory_bytes, wanted.isolation, grant.tenant
-            )
+                job.program_key, wanted.module, wanted.qualname, wanted.memory_bytes, wanted.isolation, grant.tenant,
+                batch=None if batch is None else (batch.max_size, batch.max_wait_s),
+            )  # fmt: skip
             slot.load(program, job.bundle, job.packages)
         slot.run(
             SlotJob(
