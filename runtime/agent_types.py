@@ -36,7 +36,8 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What a slot said about itself when the event was made: run number, position, when that began."""
+    """What a slot said about itself when the event was made: run number, position (of a chunk; of a single call how many run
+    together with it), when that began."""
 
     run: int
     position: int | None
@@ -202,6 +203,8 @@ class SlotExited:
 
     slot: str
     message: str = ""
+    together: int | None = None
+    """How many jobs ran as one, the first of the slot and those behind it."""
 
 
 @dataclass(frozen=True, slots=True)
