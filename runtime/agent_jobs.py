@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.lanes import WASM
 from fleet.protocol.limits import MIB
-from fleet.protocol.messages import Lease, LeaseGrant, RunOutcome, RunStatus
+from fleet.protocol.messages import Batch, Lease, LeaseGrant, RunOutcome, RunStatus
 from fleet.protocol.window import StreamWindow
 
 if TYPE_CHECKING:
@@ -125,6 +125,10 @@ class Job:
     """Of a generator: items whose results are stored."""
     saved: tuple[int, Bytes] | None = field(default=None, repr=False)
     """Of a generator: its last checkpoint and the items before it. It counts for nothing until they are stored."""
+    alone: bool = False
+    """It ran with others when its slot ended, or all took too long: next time it runs by itself."""
+    joined: tuple[str, int] | None = None
+    """Program and size of the batch that it may be part of."""
     waits_since_s: float | None = None
     """Since when a generator waits for its consumer, as far as is known here."""
     waited_s: float = 0.0
@@ -135,6 +139,8 @@ class Job:
             self.window = StreamWindow(grant.skip, grant.consumed)
         elif grant.item_numbers is not None:
             self.items = count_of(grant.item_numbers)
+        if self.batch is not None:
+            self.joined = grant.program.bundle, self.batch.max_size
         if grant.refs or grant.blob is not None:
             self.weight_bytes = grant.payload_bytes + sum(ref.size_bytes for ref in grant.refs)
 
@@ -147,6 +153,14 @@ class Job:
     def key(self) -> Key:
         """What orders and names the lease."""
         return self.grant.lease.epoch, self.grant.lease.counter
+
+    @property
+    def batch(self) -> Batch | None:
+        """How it runs together with other calls of its program; None: by itself."""
+        jax = self.grant.program.jax
+        if jax is None or self.items is not None or self.window is not None or self.alone or self.grant.exact:
+            return None
+        return jax.batch
 
     @property
     def complete(self) -> bool:

@@ -86,7 +86,9 @@ class Placing:
             shut.add(job.lane)
 
     def _slot_for(self, job: Job) -> Slot | None:
-        slot, evicted = None, None
+        slot, evicted = self.pool.gathering(job, self._work.now_s), None
+        if slot is not None:
+            return slot
         if job.grant.program.isolation == "call" and job.lane == WASM:
             slot = self.pool.rested(job.grant.tenant)
         if slot is None:
@@ -99,7 +101,7 @@ class Placing:
     def _send(self, slot: Slot, job: Job) -> None:
         self._runs += 1
         job.run, job.slot = self._runs, slot.id
-        self.pool.place(slot, job)
+        self.pool.place(slot, job, self._work.now_s)
         if len(slot.jobs) == 1:
             self.start_clock(job)
         self._work.out.append(t.RunJob(slot.id, job))
@@ -138,8 +140,19 @@ class Placing:
         return [job for slot in slots for job in self.pool.remove(slot)]
 
     def replace(self, slot: Slot) -> None:
-        """Kill a slot; its jobs that are still leased (never the first) go to others, in front of the queue."""
+        """Kill a slot; its jobs that are still leased (the first only if it ran with others) go to others, in front of the
+        queue."""
         self._requeue(self.kill([slot]))
+
+    def separate(self, slot: Slot, together: int | None) -> bool:
+        """A slot ended, or took too long, while its first ``together`` jobs ran as one: nobody knows whose fault that was,
+        so each is to run by itself. False where it is known."""
+        batch = slot.jobs[0].batch if slot.jobs else None
+        if batch is None or not together or together < 2:
+            return False
+        for job in list(slot.jobs)[:together]:
+            job.alone = True
+        return True
 
     def _requeue(self, jobs: list[Job]) -> None:
         left = [job for job in jobs if self._work.jobs.get(job.key) is job]
@@ -167,7 +180,7 @@ class Placing:
             starts = self._starts[slot.lane]
             starts.pause_s = min(START_AGAIN_S_MAX, max(START_AGAIN_S_MIN, 2 * starts.pause_s))
             starts.again_s = self._work.now_s + starts.pause_s
-        if slot.jobs:
+        if slot.jobs and not self.separate(slot, event.together):
             message = f"the sandbox process ended by itself: {event.message}"
             self._work.finish(slot.jobs[0], RunStatus.TRAP, message=message)
         jobs = self.pool.remove(slot)

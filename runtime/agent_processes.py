@@ -125,7 +125,10 @@ class SlotProcesses:
                 self.slots.pop(slot_id, None)
                 if not event.expected:
                     log.warning("slot %s ended by itself (%d): %s", slot_id, event.returncode, event.message)
-                self._feed(t.SlotExited(slot_id, event.message or f"status {event.returncode}"))
+                found = self._core.work.pool.slots.get(slot_id)
+                known = found is not None and found.jobs and found.jobs[0].run == event.last.job
+                together = event.last.item if known else None
+                self._feed(t.SlotExited(slot_id, event.message or f"status {event.returncode}", together))
 
     def _running(self, slot_id: str, run: int) -> Job | None:
         slot = self._core.work.pool.slots.get(slot_id)
@@ -174,7 +177,7 @@ class SlotProcesses:
             SlotJob(
                 job.run, program, job.args, call=grant.lease.call, attempt=grant.attempt,
                 car=self._core.config.pseudonym(grant.tenant), timeout_s=grant.program.timeout_s, items=job.items,
-                item_numbers=grant.item_numbers, item_attempts=grant.item_attempts, exact=grant.exact,
+                item_numbers=grant.item_numbers, item_attempts=grant.item_attempts, exact=grant.exact or job.alone,
                 checkpoint=job.checkpoint, refs=job.refs or {},
                 stream=None if job.window is None else StreamStart(grant.skip, job.window.consumed),
             )

@@ -33,6 +33,10 @@ class Slot:
     used: int = 0
     """When it got its last job, in placements of the pool."""
     jobs: deque[Job] = field(default_factory=deque)
+    batch_key: str = ""
+    """Program of a batch that more calls may join, in this slot, until ``batch_end_s``."""
+    batch_jobs: int = 0
+    batch_end_s: float = 0.0
 
     def view(self, spare: bool) -> SlotView:
         """For ``fleet cars``."""
@@ -142,11 +146,34 @@ class SlotPool:
         """Whether a job that waits lacks nothing but the end of another job, of whatever lane."""
         return any(slot.tenant in ("", job.grant.tenant) for slot in self._idle(job.lane)) and self.full
 
-    def place(self, slot: Slot, job: Job) -> None:
+    def place(self, slot: Slot, job: Job, now_s: float) -> None:
         """The job is the slot's from now on."""
         self._placed += 1
+        batch = job.batch
+        if batch is None:
+            slot.batch_key = ""
+        elif self.joins(slot, job, now_s):
+            slot.batch_jobs += 1
+        else:
+            slot.batch_key, slot.batch_jobs, slot.batch_end_s = job.program_key, 1, now_s + batch.max_wait_s
         slot.tenant, slot.program_key, slot.used = job.grant.tenant, job.program_key, self._placed
         slot.jobs.append(job)
+
+    def joins(self, slot: Slot, job: Job, now_s: float) -> bool:
+        """Whether the job becomes part of the batch that gathers in this slot."""
+        return (
+            job.batch is not None
+            and slot.batch_key == job.program_key
+            and bool(slot.jobs)
+            and slot.batch_jobs < job.batch.max_size
+            and now_s <= slot.batch_end_s
+        )
+
+    def gathering(self, job: Job, now_s: float) -> Slot | None:
+        """The slot where a batch gathers that the job may join."""
+        if job.batch is None:
+            return None
+        return next((slot for slot in self.slots.values() if self.joins(slot, job, now_s)), None)
 
     def choose(self, job: Job) -> tuple[Slot | None, Slot | None]:
         """(slot for a job, slot to kill for it first). No slot: the job waits."""
@@ -167,7 +194,7 @@ class SlotPool:
             if slot.tenant != tenant:
                 idle = idle or (None if slot.jobs else slot)
             elif slot.jobs:
-                if len(slot.jobs) < PIPELINE and (queue is None or len(slot.jobs) < len(queue.jobs)):
+                if len(slot.jobs) < _depth(slot, job) and (queue is None or len(slot.jobs) < len(queue.jobs)):
                     queue = slot
             elif same is None or (slot.program_key == job.program_key != same.program_key):
                 same = slot
@@ -196,3 +223,10 @@ class SlotPool:
             seen += slot.lane == WASM
             views.append(slot.view(spare=slot.lane == WASM and seen > self.slots_max))
         return tuple(views)
+
+
+def _depth(slot: Slot, job: Job) -> int:
+    """Jobs that a slot has at most when ``job`` is sent to it ahead: behind a batch of its program there may be another."""
+    if job.batch is None or slot.program_key != job.program_key:
+        return PIPELINE
+    return max(PIPELINE, 2 * job.batch.max_size)

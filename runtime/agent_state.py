@@ -279,7 +279,7 @@ class AgentCore:
         if lane is None:
             return "this car has no lane for this program"
         job.lane = lane
-        return "" if self.work.room > 0 else "no room"
+        return "" if self.work.takes(job) else "no room"
 
     def _lane(self, program: Program) -> str | None:
         if program.runtime == WASM:

@@ -40,7 +40,8 @@ class Disconnected:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What a slot said about itself when the event was made: run number, position, when that began."""
+    """What a slot said about itself when the event was made: run number, position (of a chunk; of a single call how many run
+    together with it), when that began."""
 
     run: int
     position: int | None
@@ -207,6 +208,8 @@ class SlotExited:
 
     slot: str
     message: str = ""
+    together: int | None = None
+    """How many jobs ran as one, the first of the slot and those behind it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ Methods append actions to ``out``. ``now_s``, ``unix_s``, ``connected`` and ``el
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.limits import INLINE_RESULT_BYTES_MAX, LEASE_S
+from fleet.protocol.limits import INLINE_RESULT_BYTES_MAX, LEASE_S, LEASES_PER_CAR_MAX
 from fleet.protocol.messages import RunStatus
 from runtime import agent_types as t
 from runtime.agent_config import AgentConfig
@@ -21,6 +22,7 @@ from runtime.outbox import Entry, Outbox, Report
 PARTIAL_S = 0.25
 """Finished items of a long chunk are reported this often."""
 PARTIAL_BYTES = 1 << 20
+_TOO_MANY = 1 << 30
 assert PARTIAL_BYTES < INLINE_RESULT_BYTES_MAX
 
 
@@ -34,6 +36,8 @@ class Work:
         self.outbox = Outbox()
         self.jobs: dict[Key, Job] = {}
         """Leases that are worked on, oldest first."""
+        self._joined: Counter[tuple[str, int]] = Counter()
+        """Leases that may run together, by program and size of a batch."""
         self.held_bytes = 0
         """Of large arguments and of values of ``fleet.put``, for these leases."""
         self.waiting = self.placing.waiting
@@ -66,9 +70,25 @@ class Work:
     @property
     def room(self) -> int:
         """Leases that may be taken now."""
-        if not self.eligible or self.outbox.full or self.held_bytes > HELD_BYTES_MAX:
+        if self._shut:
             return 0
-        return self.pool.places * (1 + self.config.ahead) - len(self.jobs)
+        return self.pool.places * (1 + self.config.ahead) - self._held()
+
+    def takes(self, job: Job) -> bool:
+        """Whether there is room for this lease: in a batch that isn't full, or for one more."""
+        filled = self._joined[job.joined] % job.joined[1] if job.joined is not None else 0
+        return not self._shut and self.room + bool(filled) > 0
+
+    @property
+    def _shut(self) -> bool:
+        return not self.eligible or self.outbox.full or self.held_bytes > HELD_BYTES_MAX
+
+    def _held(self) -> int:
+        """Leases that are worked on; those that run as one count as one."""
+        if len(self.jobs) >= LEASES_PER_CAR_MAX:
+            return _TOO_MANY
+        joined = sum(self._joined.values())
+        return len(self.jobs) - joined + sum(-(-count // size) for (_, size), count in self._joined.items())
 
     # --- leases ------------------------------------------------------------------------------------------------------
 
@@ -94,6 +114,8 @@ class Work:
         job.received_s = self.now_s
         self.jobs[job.key] = job
         self.held_bytes += job.weight_bytes
+        if job.joined is not None:
+            self._joined[job.joined] += 1
         if job.complete:
             self.placing.place(job)
         else:
@@ -124,16 +146,21 @@ class Work:
             if slot is None:
                 if job in self.waiting:
                     self.waiting.remove(job)
-            elif slot.jobs[0] is job:
-                self.placing.replace(slot)
+            elif slot.jobs[0] is job and (job.batch is None or len(slot.jobs) == 1):
+                self.placing.replace(slot)  # Else others run with it: what is its own is thrown away when it comes.
 
     def _forget(self, job: Job) -> None:
         del self.jobs[job.key]
         self.held_bytes -= job.weight_bytes
+        if job.joined is not None:
+            self._joined[job.joined] -= 1
+            if not self._joined[job.joined]:
+                del self._joined[job.joined]
 
     def _forget_all(self) -> None:
         self.jobs.clear()
         self.waiting.clear()
+        self._joined.clear()
         self.held_bytes = 0
 
     def give_up_all(self) -> list[Job]:
@@ -235,6 +262,9 @@ class Work:
             self.placing.replace(slot)
             return
         if self.now_s >= job.check_s and job.out_of_time(self.now_s, seen.started_s if seen is not None else None):
+            if self.placing.separate(slot, seen.position if seen is not None else None):
+                self.placing.replace(slot)
+                return
             message = f"ran longer than timeout={job.grant.program.timeout_s:g} s"
             self.finish(job, RunStatus.TIMEOUT, position=seen.position if seen else None, message=message)
             self.placing.replace(slot)

@@ -24,6 +24,7 @@ from runtime.slot_wire import (
     Kind,
     Layers,
     LogLine,
+    Progress,
     SlotResult,
     frame,
 )
@@ -124,6 +125,8 @@ class Exited:
     returncode: int
     expected: bool
     message: str = ""
+    last: Progress = field(default_factory=Progress)
+    """What it ran at its end."""
 
 
 JobEvent = Items | LogLines | Checkpoint | Done | Trapped | Failed | CompiledWanted | CompiledMade

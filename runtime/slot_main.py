@@ -22,8 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from fleet.protocol.errors import SandboxTrap
-from runtime import slot_events, slot_wire
+from runtime import slot_batch, slot_events, slot_wire
 from runtime.sandbox import lockdown
 from runtime.slot_page import Page
 from runtime.slot_stream import ItemStream
@@ -90,6 +89,23 @@ class Pipe:
                 self._note(received)
             elif received is None or received.kind != Kind.COMPILED:  # Such an answer came too late.
                 return received
+
+    def receive_within(self, wait_s: float) -> Frame | None:
+        """The same, None when there is none within ``wait_s``, too."""
+        readable = select.poll()
+        readable.register(self._socket, select.POLLIN)
+        end_s = time.monotonic() + wait_s
+        while not self._early:
+            received = self._buffer.take()
+            if received is not None:
+                self._early.append(received)
+            elif not readable.poll(max(0.0, 1000 * (end_s - time.monotonic()))) or not self._fill():
+                return None
+        return self.receive()
+
+    def unread(self, received: Frame) -> None:
+        """Have ``receive`` return this frame next."""
+        self._early.appendleft(received)
 
     def wait_credit(self, job: int) -> int:
         """How many items of ``job`` are consumed, once that is told anew. BrokenPipeError when the agent is gone."""
@@ -190,14 +206,14 @@ class Reporter:
         self._chunk = self._exact = False
         self._stream = ItemStream(pipe)
 
-    def begin(self, job: SlotJob) -> None:
-        """What follows belongs to ``job``."""
+    def begin(self, job: SlotJob, together: int = 1) -> None:
+        """What follows belongs to ``job``. ``together``: how many jobs run as one, this one and those behind it."""
         self._job = job.job
         self._chunk, self._exact = job.items is not None, job.exact
         self._item = None
         if job.stream is not None:
             self._stream.begin(job.job, job.stream.consumed)
-        self._page.write_progress(job.job, None, time.monotonic())
+        self._page.write_progress(job.job, together if together > 1 else None, time.monotonic())
 
     def end(self) -> None:
         """Nothing runs."""
@@ -273,13 +289,14 @@ def serve(pipe: Pipe, sandbox: Sandbox, reporter: Reporter) -> None:
             _take_weights(pipe, cast(WeighingSandbox, sandbox), received)
             continue
         assert received.kind == Kind.RUN and program is not None, received
-        job = slot_wire.parse_run(received, program, held)
-        del received  # Its body is the arguments, perhaps hundreds of megabytes: `job` alone keeps them.
-        answer = _run_one(sandbox, reporter, program, (bundle, packages), job)
-        passed_bytes = len(job.args) + sum(map(len, answer))
-        del job
-        pipe.send(answer)
-        del answer
+        jobs = slot_batch.gather(slot_wire.parse_run(received, program, held), pipe, held)
+        del received  # Its body is the arguments, perhaps hundreds of megabytes: `jobs` alone keeps them.
+        answers = slot_batch.run(sandbox, reporter, program, (bundle, packages), jobs)
+        passed_bytes = sum(len(job.args) for job in jobs) + sum(sum(map(len, answer)) for answer in answers)
+        jobs.clear()
+        for answer in answers:
+            pipe.send(answer)
+        answers.clear()
         if passed_bytes > _LARGE_BYTES and _malloc_trim is not None:
             _malloc_trim(0)
         sandbox.tidy()
@@ -293,26 +310,6 @@ def _take_weights(pipe: Pipe, sandbox: WeighingSandbox, received: Frame) -> None
         return
     digest, size_bytes = slot_wire.parse_weights(received)
     sandbox.load_weights(digest, pipe.descriptor(), size_bytes)
-
-
-def _run_one(
-    sandbox: Sandbox, reporter: Reporter, program: SlotProgram, code: tuple[Bytes, list[Bytes]], job: SlotJob
-) -> list[Bytes]:
-    reporter.begin(job)
-    try:
-        sandbox.load(program, *code)
-        result = sandbox.run(job)
-    except SandboxTrap as error:
-        return slot_events.trapped_frame(job.job, reporter.culprit, error.message)
-    except OSError:
-        raise  # The pipe: the agent is gone.
-    except Exception as error:
-        # Whatever the sandbox couldn't do for this job (a damaged bundle, no memory for an instance) is told to the
-        # agent, who decides: it has spare slots and other cars have other memory.
-        return slot_events.failed_frame(job.job, f"{type(error).__name__}: {error}")
-    finally:
-        reporter.end()
-    return slot_events.done_frame(job.job, result)
 
 
 def _resident_bytes() -> int:

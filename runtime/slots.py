@@ -306,8 +306,9 @@ class SlotProcess:
         self._socket.close()
         os.close(self._pidfd)
         os.close(self._stderr)
+        last = self._page.read_progress()
         self._page.close()
-        self.exited = Exited(returncode, self._killed and not self._fault, message)
+        self.exited = Exited(returncode, self._killed and not self._fault, message, last)
         try:
             self._on_event(self, self.exited)
         finally:

@@ -26,7 +26,7 @@ from fleet.protocol import codec, limits
 from fleet.protocol.errors import FleetError, ProgramRefused, ProtocolError, SandboxTrap
 from fleet.protocol.units import format_bytes
 from runtime.guest.inside.wire import pack_items
-from runtime.sandbox import jax_execute
+from runtime.sandbox import jax_batch, jax_execute
 from runtime.sandbox.jax_audit import Audited, audit
 from runtime.sandbox.jax_execute import Compiled, Shape
 from runtime.sandbox.jax_memory import MemoryWall
@@ -68,6 +68,8 @@ class Loaded:
     refused: FleetError | None = None
     weights: list[Any] | None = None
     compiled: OrderedDict[tuple[Shape, ...], Compiled] = field(default_factory=OrderedDict)
+    plan: jax_batch.Plan | None = None
+    """How its calls are joined, if they are."""
 
 
 class JaxSandbox:
@@ -122,6 +124,8 @@ class JaxSandbox:
         if found is None:
             assert not packages, "programs of the jax lane have no packages"
             found = self._loaded[program.key] = Loaded(program, describe(bundle))
+            if program.batch is not None:
+                found.plan = jax_batch.plan_of(found.description, program.batch[0])
             try:
                 found.audited = self._read(found)
             except FleetError as error:
@@ -144,9 +148,17 @@ class JaxSandbox:
         loaded = self._loaded[job.program.key]
         start_s = time.monotonic()
         if job.items is None:
-            result, summary = self._outcome(loaded, job.args, job)
+            ((result, summary),) = self._outcomes(loaded, [(job.args, job)])
             return SlotResult(result=result, summary=summary, run_s=time.monotonic() - start_s)
         return self._chunk(loaded, job, start_s)
+
+    def run_batch(self, jobs: list[SlotJob]) -> list[SlotResult]:
+        """Run single calls of a loaded program as one, where they can be joined. ``run_s`` is each call's share."""
+        loaded = self._loaded[jobs[0].program.key]
+        start_s = time.monotonic()
+        outcomes = self._outcomes(loaded, [(job.args, job) for job in jobs])
+        share_s = (time.monotonic() - start_s) / len(jobs)
+        return [SlotResult(result=result, summary=summary, run_s=share_s) for result, summary in outcomes]
 
     def _chunk(self, loaded: Loaded, job: SlotJob, start_s: float) -> SlotResult:
         clock, host = time.monotonic, self._host
@@ -155,14 +167,18 @@ class JaxSandbox:
         summary = ""
         now = flushed_s = start_s
         reported_s = 0.0
-        for position, arguments in enumerate(_items(job)):
+        items = _items(job)
+        together = 1 if loaded.plan is None or job.exact else loaded.plan.rows_max
+        for position in range(0, len(items), together):
             if job.exact or now - reported_s > REPORT_S:
                 host.progress(position)
                 reported_s = now
-            result, failure = self._outcome(loaded, arguments, job)
-            summary = failure or summary
-            out.append(result)
-            size_bytes += len(result)
+            for result, failure in self._outcomes(
+                loaded, [(one, job) for one in items[position : position + together]]
+            ):
+                summary = failure or summary
+                out.append(result)
+                size_bytes += len(result)
             now = clock()
             if now - flushed_s > FLUSH_S or size_bytes > FLUSH_BYTES:
                 host.items(first, pack_items(out))
@@ -172,26 +188,55 @@ class JaxSandbox:
                 now = flushed_s = clock()
         return SlotResult(result=pack_items(out), first=first, summary=summary, run_s=clock() - start_s)
 
+    def _outcomes(self, loaded: Loaded, calls: list[tuple[Bytes, SlotJob]]) -> list[tuple[bytes, str]]:
+        """(result bytes, summary of an exception or nothing) of calls that may run together."""
+        plan = loaded.plan
+        if plan is None or loaded.refused is not None:
+            return [self._outcome(loaded, arguments, job) for arguments, job in calls]
+        parts: list[jax_batch.Part] = []
+        ended: list[jax_batch.Ended | None] = []
+        for arguments, job in calls:
+            try:
+                parts.append(self._part(loaded, plan, arguments, job))
+                ended.append(None)
+            except _CALLS_OWN as error:
+                ended.append(error)
+        ran = iter(jax_batch.run(plan, parts, lambda inputs: self._call(loaded, inputs), _CALLS_OWN))
+        return [self._told(loaded, next(ran) if one is None else one) for one in ended]
+
+    def _part(self, loaded: Loaded, plan: jax_batch.Plan, arguments: Bytes, job: SlotJob) -> jax_batch.Part:
+        part = jax_batch.part_of(plan, self._arrays(arguments, job))
+        check_arguments(loaded.description.inputs, part.inputs)
+        return part
+
+    def _told(self, loaded: Loaded, ended: jax_batch.Ended) -> tuple[bytes, str]:
+        try:
+            if isinstance(ended, Exception):
+                raise ended
+            return value_of(build(loaded.description.result, ended, _not_kept)), ""
+        except _CALLS_OWN as error:
+            return failed(error)
+
     def _outcome(self, loaded: Loaded, arguments: Bytes, job: SlotJob) -> tuple[bytes, str]:
-        """(result bytes, summary of an exception or nothing) of one call."""
+        """The same of one call."""
         try:
             if loaded.refused is not None:
                 raise loaded.refused
-            inputs = self._inputs(loaded, arguments, job)
+            inputs = self._arrays(arguments, job)
+            check_arguments(loaded.description.inputs, inputs)
             outputs = self._call(loaded, inputs)
             return value_of(build(loaded.description.result, outputs, _not_kept)), ""
         except _CALLS_OWN as error:
             return failed(error)
 
-    def _inputs(self, loaded: Loaded, arguments: Bytes, job: SlotJob) -> list[Any]:
-        """The flat arrays of a call, checked."""
+    def _arrays(self, arguments: Bytes, job: SlotJob) -> list[Any]:
+        """The flat arrays of a call."""
         arrays: list[Any] = []
         for entry in _decoded(arguments):
             if isinstance(entry, dict):
                 arrays += self._referred(entry, job)
             else:
                 arrays.append(entry)
-        check_arguments(loaded.description.inputs, arrays)
         return arrays
 
     def _referred(self, entry: dict[str, Any], job: SlotJob) -> list[Any]:

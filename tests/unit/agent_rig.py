@@ -8,7 +8,7 @@ from typing import TypeVar
 import pytest
 
 from fleet.protocol.limits import MIB
-from fleet.protocol.messages import BlobRef, Device, JaxModule, JaxProgram, Lease, LeaseGrant, Program, RunStatus
+from fleet.protocol.messages import Batch, BlobRef, Device, JaxModule, JaxProgram, Lease, LeaseGrant, Program, RunStatus
 from runtime import agent_types as t
 from runtime.agent_config import AgentConfig
 from runtime.agent_jobs import Job
@@ -31,14 +31,16 @@ def job(
     counter: int, *, epoch: int = 1, call: str = "", items: list[tuple[int, int]] | None = None, program: str = "a",
     timeout_s: float = 60.0, tenant: str = "default", exact: bool = False, complete: bool = True, memory: int = 64 * MIB,
     car: str = CAR, refs_bytes: int = 0, stream: bool = False, skip: int = 0, consumed: int = 0, jax: str = "",
+    batch: tuple[int, float] | None = None,
 ) -> Job:  # fmt: skip
     modules = [JaxModule(platforms=[jax], calling_convention=10, stablehlo="1.10.0")] if jax else []  # type: ignore[list-item]
+    gathered = Batch(max_size=batch[0], max_wait_s=batch[1]) if batch else None
     grant = LeaseGrant(
         lease=lease(counter, epoch, call).model_copy(update={"car": car}), tenant=tenant, app="app", function=program,
         version=f"{ord(program):016x}", item_numbers=items, exact=exact, stream=stream, skip=skip, consumed=consumed,
         program=Program(
             bundle="0" * 64, bundle_bytes=1, module="m", qualname="f", timeout_s=timeout_s, memory_bytes=memory,
-            runtime="jax" if jax else "wasm", jax=JaxProgram(modules=modules) if jax else None,
+            runtime="jax" if jax else "wasm", jax=JaxProgram(modules=modules, batch=gathered) if jax else None,
         ),
         refs=[BlobRef(digest="a" * 64, size_bytes=refs_bytes)] if refs_bytes else [],
     )  # fmt: skip
