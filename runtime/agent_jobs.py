@@ -119,6 +119,8 @@ class Job:
     """Of a generator: items whose results are stored."""
     saved: tuple[int, Bytes] | None = field(default=None, repr=False)
     """Of a generator: its last checkpoint and the items before it. It counts for nothing until they are stored."""
+    kept: list[tuple[str, Bytes]] = field(default_factory=list, repr=False)
+    """What its slot keeps of the result: digest and copy."""
     waits_since_s: float | None = None
     """Since when a generator waits for its consumer, as far as is known here."""
     waited_s: float = 0.0
@@ -150,6 +152,7 @@ class Job:
     def rewind(self) -> None:
         """Forget the slot it was on; items that are in the outbox stay done."""
         self.slot, self.started_s, self.run = None, None, 0
+        self.kept = []
 
     def add_items(self, first: int, packed: Bytes) -> None:
         """Take finished items; ProtocolError where they aren't the next ones of this chunk."""
