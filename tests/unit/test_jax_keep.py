@@ -91,5 +91,5 @@ def test_what_cannot_be_kept_is_said_when_it_is_traced() -> None:
     def batched(x: Any) -> Any:
         return fleet.keep(x)
 
-    with pytest.raises(DeployError, match="fleet.keep"):
+    with pytest.raises(DeployError, match=r"fleet\.keep would keep"):
         program.describe(batched, (X,), {})
