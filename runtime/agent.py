@@ -74,6 +74,7 @@ class Agent:
         self._clock: Clock = clock or SystemClock()
         self._link = ControlLink(config, self._clock, self.feed)
         self._blobs = BlobClient(lambda: self._link.bus, config.car)
+        self._bundles = bundles
         self._fetcher = Fetcher(self._blobs, bundles, weights or WeightsCache(None))
         self._processes = SlotProcesses(self.core, self._link, starter, self.feed, self._start_soon, compiled)
         self.slots = self._processes.slots
@@ -259,4 +260,9 @@ class Agent:
         except FleetError as error:
             self.feed(t.BlobRefused(action.entry, error.message))
             return
-        self.feed(t.BlobStored(action.entry, digest, len(action.data)))
+        if action.kept is not None:
+            if digest != action.kept:
+                self.feed(t.BlobRefused(action.entry, "the slot keeps a value under another digest than it has"))
+                return
+            self._bundles.add(digest, bytes(action.data))  # for another slot, when this one is gone or busy
+        self.feed(t.BlobStored(action.entry, digest, len(action.data), action.kept is not None))

@@ -129,6 +129,8 @@ class Job:
     """It ran with others when its slot ended, or all took too long: next time it runs by itself."""
     joined: tuple[str, int] | None = None
     """Program and size of the batch that it may be part of."""
+    kept: list[tuple[str, Bytes]] = field(default_factory=list, repr=False)
+    """What its slot keeps of the result: digest and copy."""
     waits_since_s: float | None = None
     """Since when a generator waits for its consumer, as far as is known here."""
     waited_s: float = 0.0
@@ -170,6 +172,7 @@ class Job:
     def rewind(self) -> None:
         """Forget the slot it was on; items that are in the outbox stay done."""
         self.slot, self.started_s, self.run = None, None, 0
+        self.kept = []
 
     def add_items(self, first: int, packed: Bytes) -> None:
         """Take finished items; ProtocolError where they aren't the next ones of this chunk."""

@@ -100,6 +100,8 @@ class SlotProcesses:
                         slot_id, event.job, event.result, event.first, event.summary, event.run_s, event.memory_bytes
                     )
                 )
+            case slot_events.Kept():
+                self._feed(t.SlotKept(slot_id, event.job, event.digest, event.data))
             case slot_events.Items():
                 self._feed(t.SlotItems(slot_id, event.job, event.first, event.results))
             case slot_events.LogLines():

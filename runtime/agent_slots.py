@@ -9,8 +9,8 @@ in order; ``PIPELINE`` of them are sent ahead, which hides the pipe.
 from __future__ import annotations
 
 import functools
-from collections import deque
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fleet.protocol.lanes import WASM
@@ -18,6 +18,7 @@ from fleet.protocol.messages import SlotView
 from runtime.agent_jobs import Job
 
 PIPELINE = 4
+HELD_MAX = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +31,8 @@ class Slot:
     tenant: str = ""
     program_key: str = ""
     """Program of the job that was sent last."""
+    held: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    """Digests of values that it had last, of its own or sent with a job. Some may be gone: it is only a preference."""
     used: int = 0
     """When it got its last job, in placements of the pool."""
     jobs: deque[Job] = field(default_factory=deque)
@@ -49,6 +52,12 @@ class Slot:
             grant = self.jobs[0].grant
             return make(state="running", function=f"{grant.app}.{grant.function}")
         return make(state="idle")
+
+
+def _suits(slot: Slot, job: Job) -> tuple[bool, bool]:
+    """How well an idle slot suits a job: it has values that the job takes; it has its program."""
+    has_values = any(ref.digest in slot.held for ref in job.grant.refs)
+    return has_values, slot.program_key == job.program_key
 
 
 class SlotPool:
@@ -158,6 +167,16 @@ class SlotPool:
             slot.batch_key, slot.batch_jobs, slot.batch_end_s = job.program_key, 1, now_s + batch.max_wait_s
         slot.tenant, slot.program_key, slot.used = job.grant.tenant, job.program_key, self._placed
         slot.jobs.append(job)
+        if job.grant.refs:
+            self.holds(slot, [ref.digest for ref in job.grant.refs])
+
+    def holds(self, slot: Slot, digests: Iterable[str]) -> None:
+        """The slot has these values."""
+        for digest in digests:
+            slot.held[digest] = None
+            slot.held.move_to_end(digest)
+            if len(slot.held) > HELD_MAX:
+                slot.held.popitem(last=False)
 
     def joins(self, slot: Slot, job: Job, now_s: float) -> bool:
         """Whether the job becomes part of the batch that gathers in this slot."""
@@ -196,11 +215,11 @@ class SlotPool:
             elif slot.jobs:
                 if len(slot.jobs) < _depth(slot, job) and (queue is None or len(slot.jobs) < len(queue.jobs)):
                     queue = slot
-            elif same is None or (slot.program_key == job.program_key != same.program_key):
+            elif same is None or _suits(slot, job) > _suits(same, job):
                 same = slot
         if busy >= self.slots_max:
             return queue, None
-        if same is not None and same.program_key == job.program_key:
+        if same is not None and any(_suits(same, job)):
             return same, None  # warm
         if fresh is not None and count < self.slots_max:
             return fresh, None

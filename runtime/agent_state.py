@@ -68,7 +68,7 @@ class AgentCore:
             t.ReleaseAnswered: self._on_release_answered, t.Verdicts: work.on_verdicts,
             t.BlobStored: work.on_blob_stored, t.BlobRefused: work.on_blob_refused, t.SlotReady: self._on_slot_ready,
             t.SlotItems: work.on_slot_items, t.SlotSaved: work.streams.on_saved, t.Credited: work.streams.on_credited,
-            t.SlotDone: work.on_slot_done, t.SlotTrapped: work.on_slot_trapped,
+            t.SlotDone: work.on_slot_done, t.SlotKept: work.on_slot_kept, t.SlotTrapped: work.on_slot_trapped,
             t.SlotFailed: work.on_slot_failed, t.SlotExited: self._on_slot_exited, t.Stop: self._on_stop,
         }  # fmt: skip
 

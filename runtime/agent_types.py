@@ -136,6 +136,8 @@ class BlobStored:
     entry: int
     digest: str
     size_bytes: int
+    kept: bool = False
+    """It was a value that a slot keeps, not the result itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,16 @@ class SlotSaved:
     slot: str
     run: int
     state: Bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotKept:
+    """The slot keeps a part of what run ``run`` gives, ``data`` is the copy; the digest isn't checked yet."""
+
+    slot: str
+    run: int
+    digest: str
+    data: Bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +231,8 @@ class Stop:
 
 Event = (
     SignalHeard | Connected | Disconnected | Tick | Granted | Fetched | FetchFailed | Dropped | Refresh | HelloAnswered
-    | BeatAnswered | ReleaseAnswered | Verdicts | BlobStored | BlobRefused | SlotReady | SlotItems | SlotSaved | SlotDone
-    | SlotTrapped | SlotFailed | SlotExited | Credited | Stop
+    | BeatAnswered | ReleaseAnswered | Verdicts | BlobStored | BlobRefused | SlotReady | SlotItems | SlotSaved | SlotKept
+    | SlotDone | SlotTrapped | SlotFailed | SlotExited | Credited | Stop
 )  # fmt: skip
 
 # --- actions ---------------------------------------------------------------------------------------------------------
@@ -332,7 +344,9 @@ class PutBlob:
 
     entry: int
     lease: Lease
-    data: Bytes
+    data: Bytes = field(repr=False)
+    kept: str | None = None
+    """The digest that a slot said it has, of a value that the slot keeps: refused if it has another."""
 
 
 Action = (

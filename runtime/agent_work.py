@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.limits import INLINE_RESULT_BYTES_MAX, LEASE_S, LEASES_PER_CAR_MAX
+from fleet.protocol.limits import INLINE_RESULT_BYTES_MAX, KEPT_MAX, LEASE_S, LEASES_PER_CAR_MAX
 from fleet.protocol.messages import RunStatus
 from runtime import agent_types as t
 from runtime.agent_config import AgentConfig
@@ -207,6 +207,17 @@ class Work:
             self.report(job)
             self.flush()
 
+    def on_slot_kept(self, event: t.SlotKept) -> None:
+        found = self._head(event.slot, event.run)
+        if found is None:
+            return
+        slot, job = found
+        if len(job.kept) == KEPT_MAX or job.items is not None or job.window is not None:
+            self._fail(slot, "the slot keeps more than one call may")
+        elif all(digest != event.digest for digest, _ in job.kept):
+            job.kept.append((event.digest, event.data))
+            self.pool.holds(slot, [event.digest])
+
     def on_slot_done(self, event: t.SlotDone) -> None:
         found = self._head(event.slot, event.run)
         if found is None:
@@ -294,7 +305,7 @@ class Work:
             status, unix_s=self.unix_s, done=done, culprit=culprit, message=message, summary=summary, run_s=run_s,
             memory_bytes=memory_bytes,
         )  # fmt: skip
-        self._keep(self.outbox.add(outcome, result))
+        self._keep(self.outbox.add(outcome, result, job.kept if status is RunStatus.OK else ()))
         self.flush()
 
     def report(self, job: Job) -> None:
@@ -305,8 +316,10 @@ class Work:
             self._keep(self.outbox.add(job.outcome(RunStatus.PARTIAL, unix_s=self.unix_s, done=done), part))
 
     def _keep(self, entry: Entry) -> None:
-        if entry.storing:
+        if entry.part_is_blob:
             self.out.append(t.PutBlob(entry.number, entry.outcome.lease, entry.part))
+        for digest, data in entry.kept:
+            self.out.append(t.PutBlob(entry.number, entry.outcome.lease, data, kept=digest))
 
     def flush(self, *, all_now: bool = False) -> None:
         """Send outcomes that may go."""
@@ -332,7 +345,7 @@ class Work:
         self.flush()
 
     def on_blob_stored(self, event: t.BlobStored) -> None:
-        self.outbox.stored(event.entry, event.digest, event.size_bytes)
+        self.outbox.stored(event.entry, event.digest, event.size_bytes, kept=event.kept)
         self.flush()
 
     def on_blob_refused(self, event: t.BlobRefused) -> None:

@@ -53,6 +53,11 @@ class BundleCache:
             self._memory.move_to_end(digest)
         return found
 
+    def add(self, digest: str, data: bytes) -> None:
+        """Have a blob in memory that was made here and is stored elsewhere; whoever calls has checked its digest."""
+        if self.get(digest) is None:
+            self._remember(digest, data)
+
     async def load(self, digest: str, fetch: Fetch) -> bytes:
         """The blob, from wherever it is nearest. Concurrent loads of one digest fetch it once.
 

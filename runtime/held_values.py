@@ -1,5 +1,5 @@
-"""Which values of ``fleet.put``, or pieces of weights, another party keeps for us, a slot process or a sandbox. Pure: whoever
-uses it sends them."""
+"""Which values another party has for us, a slot process or a sandbox: of ``fleet.put``, its own (``fleet.keep``), pieces of
+weights. Pure: whoever uses it sends them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,20 @@ class HeldValues:
                 self._sizes[digest] = size_bytes
                 self.total_bytes += size_bytes
             self._sizes.move_to_end(digest)
+        return self._let_go(len(sizes), bytes_max), new
+
+    def keep(self, digest: str, size_bytes: int, bytes_max: int) -> list[str]:
+        """It has this of its own accord; what has to go for it."""
+        if digest not in self._sizes:
+            self._sizes[digest] = size_bytes
+            self.total_bytes += size_bytes
+        self._sizes.move_to_end(digest)
+        return self._let_go(1, bytes_max)
+
+    def _let_go(self, used: int, bytes_max: int) -> list[str]:
         gone = []
-        while self.total_bytes > bytes_max and len(self._sizes) > len(sizes):
+        while self.total_bytes > bytes_max and len(self._sizes) > used:
             digest, size_bytes = self._sizes.popitem(last=False)
             self.total_bytes -= size_bytes
             gone.append(digest)
-        return gone, new
+        return gone

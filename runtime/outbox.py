@@ -6,6 +6,7 @@ lease stay in order. An outcome leaves only by a verdict (``committed`` or ``ref
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fleet.protocol.limits import (
@@ -16,9 +17,11 @@ from fleet.protocol.limits import (
     OUTCOMES_PER_REPORT_MAX,
     PAYLOAD_BYTES_MAX,
 )
-from fleet.protocol.messages import Lease, RunOutcome, RunStatus
+from fleet.protocol.messages import BlobRef, Lease, RunOutcome, RunStatus
 
 Bytes = bytes | bytearray | memoryview
+Kept = tuple[str, Bytes]
+"""Digest (as a slot says) and copy of a value that the slot keeps on its device."""
 
 REPORT_BYTES_MAX = INLINE_RESULT_BYTES_MAX + (MESSAGE_BYTES_MAX - INLINE_RESULT_BYTES_MAX) // 2
 STALLED_S = 0.25
@@ -30,12 +33,19 @@ BYTES_MAX = PAYLOAD_BYTES_MAX
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One outcome. ``storing``: its part is on its way as a blob, it waits for that."""
+    """One outcome. ``storing``: how many blobs it waits for, its part if that is large, and ``kept``: what its slot keeps."""
 
     number: int
     outcome: RunOutcome
     part: Bytes = field(repr=False)
-    storing: bool = False
+    storing: int = 0
+    kept: Sequence[Kept] = ()
+    size_bytes: int = 0
+
+    @property
+    def part_is_blob(self) -> bool:
+        """Whether the part has to be put as a blob."""
+        return len(self.part) > INLINE_RESULT_BYTES_MAX
 
     @property
     def final(self) -> bool:
@@ -97,31 +107,41 @@ class Outbox:
         entries += self._waiting.values()
         return [entry.outcome.lease for entry in entries if entry.final]
 
-    def add(self, outcome: RunOutcome, part: Bytes) -> Entry:
-        """Keep an outcome. If the returned entry is ``storing``, its part must be put as a blob first."""
+    def add(self, outcome: RunOutcome, part: Bytes, kept: Sequence[Kept] = ()) -> Entry:
+        """Keep an outcome. If the returned entry is ``storing``, blobs must be put first: its large part, and ``kept``."""
         self._entries += 1
-        entry = Entry(self._entries, outcome, part, storing=len(part) > INLINE_RESULT_BYTES_MAX)
+        entry = Entry(self._entries, outcome, part, kept=kept)
+        entry.storing = entry.part_is_blob + len(kept)
+        entry.size_bytes = len(part) + sum(len(data) for _, data in kept)
         self._waiting[entry.number] = entry
         self._count += 1
-        self.bytes += len(part)
+        self.bytes += entry.size_bytes
         return entry
 
-    def stored(self, number: int, digest: str, size_bytes: int) -> None:
-        """The part of entry ``number`` is a blob now."""
+    def stored(self, number: int, digest: str, size_bytes: int, *, kept: bool = False) -> None:
+        """The part of entry ``number`` is a blob now, or something that its slot keeps is."""
         entry = self._waiting.get(number)
-        if entry is not None and entry.storing:
-            self.bytes -= len(entry.part)
+        if entry is None or not entry.storing:
+            return
+        entry.storing -= 1
+        entry.size_bytes -= size_bytes
+        self.bytes -= size_bytes
+        if kept:
+            values = [*entry.outcome.kept, BlobRef(digest=digest, size_bytes=size_bytes)]
+            entry.outcome = entry.outcome.model_copy(update={"kept": values})
+            entry.kept = [one for one in entry.kept if one[0] != digest]
+        else:
             entry.outcome = entry.outcome.model_copy(update={"blob": digest, "blob_bytes": size_bytes})
-            entry.part, entry.storing = b"", False
+            entry.part = b""
 
     def not_stored(self, number: int, message: str) -> None:
-        """The part of entry ``number`` can't be a blob: the lease is given up, another car may do better."""
+        """A blob of entry ``number`` can't be stored: the lease is given up, another car may do better."""
         entry = self._waiting.get(number)
         if entry is not None and entry.storing:
-            self.bytes -= len(entry.part)
-            update = {"status": RunStatus.ABANDONED, "message": message, "done": None}
+            self.bytes -= entry.size_bytes
+            update: dict[str, object] = {"status": RunStatus.ABANDONED, "message": message, "done": None, "kept": []}
             entry.outcome = entry.outcome.model_copy(update=update)
-            entry.part, entry.storing = b"", False
+            entry.part, entry.kept, entry.storing, entry.size_bytes = b"", (), 0, 0
 
     def take(self, now_s: float, *, all_now: bool = False) -> list[Report]:
         """Reports to send now. ``all_now``: don't wait for the answer of what is on its way."""
@@ -183,7 +203,7 @@ class Outbox:
         self._count -= len(report.entries)
         refused = []
         for entry, was_committed in zip(report.entries, committed, strict=True):
-            self.bytes -= len(entry.part)
+            self.bytes -= entry.size_bytes
             if not was_committed:
                 self.refused += 1
                 refused.append(entry)

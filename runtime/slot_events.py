@@ -69,6 +69,18 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Jax: the slot keeps a value of the job's result under ``digest``; ``data`` is the copy (the codec's list of arrays).
+
+    Nobody has checked that ``data`` has that digest.
+    """
+
+    job: int
+    digest: str
+    data: Bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """The job ended. ``result``: a single call's result bytes, or ``pack_items`` of the chunk's rest from ``first``."""
 
@@ -129,7 +141,7 @@ class Exited:
     """What it ran at its end."""
 
 
-JobEvent = Items | LogLines | Checkpoint | Done | Trapped | Failed | CompiledWanted | CompiledMade
+JobEvent = Items | LogLines | Checkpoint | Kept | Done | Trapped | Failed | CompiledWanted | CompiledMade
 SlotEvent = Ready | JobEvent | Exited
 
 _READY = struct.Struct("<dQI")  # start_s, memory_bytes, bytes of the held layers' names
@@ -141,6 +153,7 @@ _DONE = struct.Struct("<QIdQ")  # job, first, run_s, memory_bytes
 _TRAPPED = struct.Struct("<Qi")  # job, item or -1
 _FAILED = struct.Struct("<Q")
 _COMPILED = struct.Struct(f"<Q{COMPILED_KEY_CHARS}s")
+_KEPT = struct.Struct("<Q64s")
 
 
 def ready_frame(layers: Layers, start_s: float, memory_bytes: int, device: dict[str, Any] | None = None) -> list[Bytes]:
@@ -163,6 +176,10 @@ def log_frame(job: int, item: int | None, lines: Sequence[LogLine]) -> list[Byte
 
 def checkpoint_frame(job: int, state: Bytes) -> list[Bytes]:
     return frame(Kind.CHECKPOINT, _CHECKPOINT.pack(job), [state])
+
+
+def kept_frame(job: int, digest: str, data: Bytes) -> list[Bytes]:
+    return frame(Kind.KEPT, _KEPT.pack(job, digest.encode()), [data])
 
 
 def done_frame(job: int, result: SlotResult) -> list[Bytes]:
@@ -259,6 +276,13 @@ def _read_checkpoint(head: bytes, body: Bytes) -> Checkpoint:
     return Checkpoint(job, body)
 
 
+def _read_kept(head: bytes, body: Bytes) -> Kept:
+    job, digest = _KEPT.unpack(head)
+    if not digest.isalnum() or not len(body):
+        raise ProtocolError("a slot keeps something without a digest, or nothing")
+    return Kept(job, digest.decode("ascii"), body)
+
+
 def _read_done(head: bytes, body: Bytes) -> Done:
     job, first, run_s, memory_bytes = _DONE.unpack_from(head)
     return Done(job, body, first, _clean(head[_DONE.size :]), _seconds(run_s), memory_bytes)
@@ -296,6 +320,7 @@ _READERS: dict[int, Callable[[bytes, Bytes], Ready | JobEvent]] = {
     Kind.ITEMS: _read_items,
     Kind.LOG: _read_log,
     Kind.CHECKPOINT: _read_checkpoint,
+    Kind.KEPT: _read_kept,
     Kind.DONE: _read_done,
     Kind.TRAPPED: _read_trapped,
     Kind.FAILED: _read_failed,

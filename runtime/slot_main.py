@@ -56,6 +56,7 @@ class Sandbox(Protocol):
 
     def prepare(self) -> None: ...
     def tidy(self) -> None: ...
+    def drop(self, digest: str) -> None: ...
     def load(self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes] = ()) -> None: ...
     def run(self, job: SlotJob) -> SlotResult: ...
 
@@ -263,6 +264,10 @@ class Reporter:
         if len(data) <= slot_wire.COMPILED_BYTES_MAX:
             self._pipe.send(slot_events.compiled_made_frame(self._job, key, data))
 
+    def keep(self, digest: str, data: Bytes) -> None:
+        """The sandbox keeps a part of the running job's result; ``data`` is the copy."""
+        self._pipe.send(slot_events.kept_frame(self._job, digest, data))
+
     def departing(self) -> bool:
         """Whether the owner is about to leave."""
         return self._page.departing
@@ -283,7 +288,8 @@ def serve(pipe: Pipe, sandbox: Sandbox, reporter: Reporter) -> None:
             continue
         if received.kind == Kind.DROP:
             for digest in json.loads(received.head):
-                del held[digest]
+                held.pop(digest, None)
+                sandbox.drop(digest)
             continue
         if received.kind in (Kind.WEIGHTS, Kind.FORGET):
             _take_weights(pipe, cast(WeighingSandbox, sandbox), received)

@@ -77,7 +77,8 @@ class SlotJob:
     """Report every item before it runs, so that the one a sandbox dies on is known."""
     checkpoint: Bytes | None = field(default=None, repr=False)
     refs: Mapping[str, Bytes] = field(default_factory=dict, repr=False)
-    """Values of ``fleet.put`` that the arguments refer to, pickled, by digest."""
+    """Values that the arguments refer to, by digest: of ``fleet.put``, pickled, or arrays. In a slot no bytes: those that
+    its sandbox keeps from an earlier job."""
     stream: StreamStart | None = None
     """The function is a generator: what it yields is told as it comes."""
 
@@ -164,6 +165,7 @@ class Kind(enum.IntEnum):
     FAILED = 22
     COMPILED_WANTED = 23
     COMPILED_MADE = 24
+    KEPT = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +351,7 @@ def parse_weights(received: Frame) -> tuple[str, int]:
 
 
 def parse_run(received: Frame, program: SlotProgram, held: Mapping[str, Bytes]) -> SlotJob:
-    """The job of a RUN frame, for the program loaded and the values held before it."""
+    """The job of a RUN frame, for the program loaded and the values held before it; none for what the sandbox itself keeps."""
     job, saved, call, attempt, car, timeout_s, items, numbers, attempts, exact, refs, stream = json.loads(received.head)
     args, checkpoint = received.body, None
     if saved >= 0:
@@ -368,7 +370,7 @@ def parse_run(received: Frame, program: SlotProgram, held: Mapping[str, Bytes]) 
         item_attempts=dict(attempts),
         exact=exact,
         checkpoint=checkpoint,
-        refs={digest: held[digest] for digest in refs},
+        refs={digest: held.get(digest, b"") for digest in refs},
         stream=None if stream is None else StreamStart(*stream),
     )
 

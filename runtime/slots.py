@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import resource
 import signal
@@ -37,6 +38,7 @@ from runtime.slot_events import (
     Failed,
     Items,
     JobEvent,
+    Kept,
     LogLines,
     Ready,
     SlotEvent,
@@ -46,6 +48,8 @@ from runtime.slot_page import Page
 from runtime.slot_sender import Descriptor, FrameSender
 from runtime.slot_spawn import Spawned
 from runtime.slot_wire import Bytes, FrameBuffer, Layers, Progress, SlotJob, SlotProgram
+
+log = logging.getLogger("fleet.car")
 
 __all__ = [
     "Checkpoint",
@@ -97,6 +101,9 @@ class SlotProcess:
         self.held = HeldValues()
         self.weights = HeldValues()
         """Pieces of weights that the slot has."""
+        self.values_sent = 0
+        self.values_there = 0
+        """How many values that jobs refer to had to be sent, and how many the slot had."""
         self.exited: Exited | None = None
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
@@ -158,6 +165,8 @@ class SlotProcess:
 
     def _hold(self, refs: Mapping[str, Bytes]) -> None:
         gone, new = self.held.use({digest: len(data) for digest, data in refs.items()}, slot_wire.HELD_BYTES_MAX)
+        self.values_sent += len(new)
+        self.values_there += len(refs) - len(new)
         if gone:
             self._send(slot_wire.drop_frame(gone))
         for digest in new:
@@ -265,6 +274,10 @@ class SlotProcess:
         else:
             if not self.jobs or event.job != self.jobs[0]:
                 raise ProtocolError(f"a slot speaks of job {event.job}, which it doesn't run")
+            if isinstance(event, Kept):
+                gone = self.held.keep(event.digest, len(event.data), slot_wire.HELD_BYTES_MAX)
+                if gone:
+                    self._send(slot_wire.drop_frame(gone))
             if isinstance(event, Done | Trapped | Failed):
                 self.jobs.popleft()
         self._on_event(self, event)
@@ -300,6 +313,8 @@ class SlotProcess:
             self._last_call.cancel()
         self._sender.clear()
         returncode = _reap(self._pidfd)
+        if self.values_sent or self.values_there:
+            log.info("slot %s was sent %d values, and had %d", self.id, self.values_sent, self.values_there)
         message = self._fault or _tail(self._stderr)
         if self._lane != WASM and self.jobs and not (self._fault or self._killed):
             message = _explained(returncode, message, self.program)

@@ -23,15 +23,16 @@ import numpy as np
 from jax.errors import JaxRuntimeError
 
 from fleet.protocol import codec, limits
-from fleet.protocol.errors import FleetError, ProgramRefused, ProtocolError, SandboxTrap
+from fleet.protocol.errors import FleetError, ProgramRefused, ProtocolError, SandboxTrap, WrongArguments
 from fleet.protocol.units import format_bytes
 from runtime.guest.inside.wire import pack_items
 from runtime.sandbox import jax_batch, jax_execute
 from runtime.sandbox.jax_audit import Audited, audit
 from runtime.sandbox.jax_execute import Compiled, Shape
+from runtime.sandbox.jax_kept import KeptStore, leaves_of, outputs_kept
 from runtime.sandbox.jax_memory import MemoryWall
 from runtime.sandbox.jax_outcome import failed, value_of
-from runtime.sandbox.jax_program import Array, Description, build, check_arguments, describe
+from runtime.sandbox.jax_program import Description, build, check_arguments, describe
 from runtime.sandbox.jax_start import PLATFORMS, Started
 from runtime.sandbox.jax_weights import WeightStore
 from runtime.slot_wire import Bytes, SlotJob, SlotProgram, SlotResult
@@ -56,6 +57,7 @@ class Host(Protocol):
     def items(self, first: int, results: bytes) -> None: ...
     def compiled(self, key: str) -> Bytes | None: ...
     def keep_compiled(self, key: str, data: Bytes) -> None: ...
+    def keep(self, digest: str, data: Bytes) -> None: ...
 
 
 @dataclass(slots=True)
@@ -67,6 +69,8 @@ class Loaded:
     audited: Audited | None = None
     refused: FleetError | None = None
     weights: list[Any] | None = None
+    keeps: frozenset[int] = frozenset()
+    """Outputs that stay on the device."""
     compiled: OrderedDict[tuple[Shape, ...], Compiled] = field(default_factory=OrderedDict)
     plan: jax_batch.Plan | None = None
     """How its calls are joined, if they are."""
@@ -81,6 +85,7 @@ class JaxSandbox:
         self._fingerprint = started.fingerprint
         self._platform = PLATFORMS[started.described["lane"]]
         self._store = WeightStore(started.device)
+        self._kept = KeptStore(host, started.device)
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._present = ""
         self._wall = wall
@@ -111,6 +116,10 @@ class JaxSandbox:
             if any(digest in gone for digest, _ in one.program.weights):
                 one.weights = None
 
+    def drop(self, digest: str) -> None:
+        """Let go of a value that was kept on the device, or referred to."""
+        self._kept.drop(digest)
+
     def load(self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes] = ()) -> None:
         """Read and audit ``program``, unless it is there. BundleDamaged if the bundle can't be read.
 
@@ -124,7 +133,8 @@ class JaxSandbox:
         if found is None:
             assert not packages, "programs of the jax lane have no packages"
             found = self._loaded[program.key] = Loaded(program, describe(bundle))
-            if program.batch is not None:
+            found.keeps = outputs_kept(found.description.result)
+            if program.batch is not None and not found.keeps:
                 found.plan = jax_batch.plan_of(found.description, program.batch[0])
             try:
                 found.audited = self._read(found)
@@ -213,7 +223,7 @@ class JaxSandbox:
         try:
             if isinstance(ended, Exception):
                 raise ended
-            return value_of(build(loaded.description.result, ended, _not_kept)), ""
+            return value_of(build(loaded.description.result, ended, self._keep)), ""
         except _CALLS_OWN as error:
             return failed(error)
 
@@ -222,10 +232,15 @@ class JaxSandbox:
         try:
             if loaded.refused is not None:
                 raise loaded.refused
+            if loaded.keeps and job.items is not None:
+                raise WrongArguments(
+                    "the function keeps a part of its result on the device, and map has no place for that",
+                    hint="make the calls with .remote() or .spawn()",
+                )
             inputs = self._arrays(arguments, job)
             check_arguments(loaded.description.inputs, inputs)
             outputs = self._call(loaded, inputs)
-            return value_of(build(loaded.description.result, outputs, _not_kept)), ""
+            return value_of(build(loaded.description.result, outputs, self._keep)), ""
         except _CALLS_OWN as error:
             return failed(error)
 
@@ -234,20 +249,17 @@ class JaxSandbox:
         arrays: list[Any] = []
         for entry in _decoded(arguments):
             if isinstance(entry, dict):
-                arrays += self._referred(entry, job)
+                arrays += self._kept.arrays(entry, job.refs, _decoded)
             else:
                 arrays.append(entry)
         return arrays
 
-    def _referred(self, entry: dict[str, Any], job: SlotJob) -> list[Any]:
-        """The arrays that an entry of the arguments stands for."""
-        digest = entry.get("ref")
-        data = job.refs.get(digest) if isinstance(digest, str) else None
-        if data is None:
-            raise LookupError(f"the value {str(digest)[:12]} is not among those that this call was sent with")
-        return _decoded(data)
+    def _keep(self, tree: Any, arrays: Sequence[Any]) -> dict[str, Any]:
+        """What stands for a part of the result that stays on the device."""
+        return self._kept.keep([arrays[number] for number in leaves_of(tree)])
 
-    def _call(self, loaded: Loaded, inputs: list[Any]) -> list[Array]:
+    def _call(self, loaded: Loaded, inputs: list[Any]) -> list[Any]:
+        """The outputs: numpy arrays, but for those that are kept, which stay on the device."""
         program = loaded.program
         weights = self._weights(loaded)
         compiled = self._compiled(loaded, tuple(array.shape for array in inputs))
@@ -259,7 +271,9 @@ class JaxSandbox:
                 f" its memory= is {format_bytes(program.memory_bytes)}"
             )
         device = self._device
-        return compiled([*weights, *(jax_execute.put(array, device) for array in inputs)])
+        there = [jax_execute.put(one, device) if isinstance(one, np.ndarray) else one for one in inputs]
+        outputs = compiled.run([*weights, *there])
+        return [one if number in loaded.keeps else np.asarray(one) for number, one in enumerate(outputs)]
 
     def _weights(self, loaded: Loaded) -> list[Any]:
         """The program's weights on the device."""
@@ -295,11 +309,6 @@ class JaxSandbox:
 def _fixed(shape: tuple[int | str, ...]) -> Shape:
     assert all(isinstance(size, int) for size in shape), "weights have one shape"
     return tuple(map(int, shape))
-
-
-def _not_kept(tree: Any, arrays: Sequence[Any]) -> Any:
-    """A part that the function keeps, as the value it is."""
-    return build(tree, arrays, _not_kept)
 
 
 def _decoded(data: Bytes) -> list[Any]:

@@ -112,6 +112,9 @@ class WasmSandbox:
         if self._spare is None:
             self._spare = _Guest(self._machine)
 
+    def drop(self, digest: str) -> None:
+        """Nothing to do: the instances' copies have a limit of their own."""
+
     def tidy(self) -> None:
         """Give back the memory of instances that nobody uses any more. Call it while idle.
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fleet._context import Current, current
     from fleet._function import Function, function
     from fleet._group import CallGroup
+    from fleet._keep import keep
     from fleet._output import enable_output
     from fleet._ref import Ref, put
     from fleet.protocol.errors import (
@@ -79,6 +80,7 @@ __all__ = [
     "current",
     "enable_output",
     "function",
+    "keep",
     "put",
 ]
 
@@ -97,6 +99,7 @@ _HOMES = {
     "current": "fleet._context",
     "enable_output": "fleet._output",
     "function": "fleet._function",
+    "keep": "fleet._keep",
     "put": "fleet._ref",
 }
 

@@ -23,7 +23,7 @@ from typing import (
     overload,
 )
 
-from fleet import _context, _generators, _names, _params, _ref
+from fleet import _context, _generators, _keep, _names, _params, _ref
 from fleet._verbs import ForEach, Map, Remote, Spawn, SpawnMap
 from fleet.protocol.errors import InvalidOption, NotDeployed, WrongArguments
 from fleet.protocol.ids import check_token, token_of
@@ -83,7 +83,8 @@ class Function(Generic[P, R]):
             given, named = _params.inject(self._raw, self.params, given, named)
         token = _context.enter_local()
         try:
-            value = self._raw(*given, **named)
+            jax = self.options.runtime == "jax"
+            value = _keep.local_call(self._raw, given, named) if jax else self._raw(*given, **named)
         finally:
             _context.leave_local(token)
         return cast(R, _generators.in_local_call(value)) if self.yields else value

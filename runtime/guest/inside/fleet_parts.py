@@ -11,6 +11,7 @@ MODULES = (
     "fleet._context",
     "fleet._function",
     "fleet._generators",
+    "fleet._keep",
     "fleet._names",
     "fleet._params",
     "fleet._rebuild",

@@ -9,6 +9,7 @@
 ``refusals``    errors of tracing and export as sentences that say what to do
 ``trees``       pytrees as the JSON trees of ``fleet.protocol.jax_bundle``, and results from them
 ``kept``        the mark of what stays on the device
+``results``     results from data; references to what is kept
 ``arguments``   leaves as numpy arrays, as bytes
 ``refs``        references to arrays (``fleet.put``)
 ``named``       arguments and results of a function found by name: numpy alone

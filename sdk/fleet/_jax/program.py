@@ -12,93 +12,25 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 
-from fleet._jax import arguments, dims, dtypes, export, kept, refusals, trees
+from fleet import _keep
+from fleet._jax import arguments, dims, export, refusals, trees
 from fleet._jax.dims import Shape
 from fleet._jax.params import weights_of
+from fleet._jax.results import Result
 from fleet._jax.signatures import Call, Signature
-from fleet._jax.values import Spec, is_key, x64
+from fleet._jax.values import Spec, x64
 from fleet.protocol import jax_bundle
-from fleet.protocol.errors import DeployError, ProtocolError
+from fleet.protocol.errors import DeployError
 from fleet.protocol.ids import digest
 from fleet.protocol.limits import JAX_LEAVES_MAX, KEPT_MAX
-from fleet.protocol.messages import ArraySpec, Batch, JaxModule, JaxProgram
+from fleet.protocol.messages.functions import ArraySpec, Batch, JaxModule, JaxProgram
 
 if TYPE_CHECKING:
     from fleet._function import Function
 
 PROGRAMS_MAX = 256
 """Programs of one function that are kept in this process; the one used longest ago is traced again when it is needed."""
-
-
-class Result:
-    """How a function's result is made of its output arrays; filled while the function is traced."""
-
-    def __init__(self) -> None:
-        self.treedef: Any = None
-        self.tree: Any = None
-        self.keys: dict[int, str] = {}
-        """Output -> the generator of the typed random keys that it holds."""
-
-    def flatten(self, name: str, value: Any) -> list[Any]:
-        """The output arrays of ``value``; DeployError for what is no array."""
-        flat: list[Any] = []
-
-        def leaf(one: Any) -> int:
-            if not isinstance(one, jax.Array | np.ndarray | np.generic | int | float | complex):
-                raise DeployError(
-                    f"{name} returns a {type(one).__name__} ({one!r:.60}): a jax function returns arrays",
-                    hint="return arrays and numbers, in dicts, lists and tuples; or use runtime='wasm'",
-                )
-            if isinstance(one, jax.Array) and is_key(one.dtype):
-                self.keys[len(flat)] = str(jax.random.key_impl(one))
-                one = jax.random.key_data(one)
-            flat.append(one)
-            return len(flat) - 1
-
-        self.keys.clear()
-        self.tree = trees.describe(value, leaf, kept.Kept)
-        self.treedef = jax.tree_util.tree_structure(value, is_leaf=_is_kept)
-        if len(flat) > JAX_LEAVES_MAX:
-            raise DeployError(f"{name} returns {len(flat)} arrays, the limit is {JAX_LEAVES_MAX}", hint="stack them")
-        if json.dumps(self.tree).count('"keep"') > KEPT_MAX:
-            raise DeployError(f"{name} keeps more than {KEPT_MAX} values on the device", hint="keep one tree of them")
-        return flat
-
-    def rebuild(self, value: Any, x64: bool) -> Any:
-        """The result from decoded data, with jax arrays; ProtocolError where it isn't of this shape."""
-        found = trees.leaves_of(self.tree, value)
-        numbers = _numbers(self.tree)
-        leaves = [self._array(number, leaf, x64) for number, leaf in zip(numbers, found, strict=True)]
-        return jax.tree_util.tree_unflatten(self.treedef, leaves)
-
-    def _array(self, number: int | None, leaf: Any, x64: bool) -> Any:
-        if number is None:  # It stayed on the device: a reference.
-            return leaf
-        if not isinstance(leaf, np.ndarray):
-            raise ProtocolError("a result has something else in place of an array")
-        if number in self.keys:
-            return jax.random.wrap_key_data(jax.numpy.asarray(leaf), impl=self.keys[number])
-        if dtypes.canonical(leaf.dtype.name, x64) != leaf.dtype.name:
-            return leaf  # More bits than jax has here.
-        return jax.numpy.asarray(leaf)
-
-
-def _is_kept(value: Any) -> bool:
-    return isinstance(value, kept.Kept)
-
-
-def _numbers(tree: Any) -> list[int | None]:
-    """The output that each leaf of a result is, in order; None for what is kept."""
-    if tree is None:
-        return []
-    if isinstance(tree, int):
-        return [tree]
-    ((kind, inner),) = tree.items()
-    if kind == "keep":
-        return [None]
-    return [number for one in inner for number in _numbers(one[1] if kind == "dict" else one)]
 
 
 class Traced:
@@ -115,7 +47,7 @@ class Traced:
         flat = _flat(programs, call, specs, self._result)
         self.exported = export.export(self._name, flat, [*weight_specs, *specs])
         self.why_not = {**self.exported.why_not, **({"shapes": shapes_why} if shapes_why else {})}
-        joins = _joins(programs, specs, self.exported.outputs)
+        joins = _joins(programs, specs, self.exported.outputs, bool(self._result.kept))
         self.bundle = self._pack_bundle(weight_specs, call.x64, joins)
         self.digest = digest(self.bundle)
         self.jax_program = self._describe(programs, call, defaults)
@@ -205,7 +137,7 @@ def _flat(programs: Programs, call: Call, specs: list[Spec], result: Result) -> 
             single = entry.treedef is None
             given[entry.name] = found[0] if single else jax.tree_util.tree_unflatten(entry.treedef, found)
         args, kwargs = signature.spread(given)
-        return result.flatten(programs.name, signature.raw(*args, **kwargs))
+        return result.flatten(programs.name, _keep.marked(signature.raw, args, kwargs))
 
     flat.__name__ = flat.__qualname__ = "main"
     return flat
@@ -239,7 +171,7 @@ class _Mark:
         self.tree = tree
 
 
-def _joins(programs: Programs, specs: list[Spec], outputs: list[tuple[str, Shape]]) -> bool | None:
+def _joins(programs: Programs, specs: list[Spec], outputs: list[tuple[str, Shape]], keeps: bool) -> bool | None:
     """Whether rows of several calls may be joined; None without ``batch=``. DeployError where they can't ever be."""
     if programs.batch is None:
         return None
@@ -254,6 +186,11 @@ def _joins(programs: Programs, specs: list[Spec], outputs: list[tuple[str, Shape
         )
     if not isinstance(first, str):
         return False  # A call with shapes of its own, such as an empty one.
+    if keeps:
+        raise DeployError(
+            f"{name}: with batch= several calls share one result, and fleet.keep would keep it for each of them",
+            hint="leave one of the two out",
+        )
     for _, shape in outputs:
         if not shape or shape[0] != first:
             raise DeployError(

@@ -15,9 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from fleet._jax.dtypes import ML, WIRE, dtype_of
 from fleet._ref import _NOTHING, Ref
 from fleet.protocol import codec
+from fleet.protocol.errors import ProtocolError, WrongArguments
 from fleet.protocol.limits import PAYLOAD_BYTES_MAX
+from fleet.protocol.messages import ArraySpec, BlobRef
 
 _STORED_MAX = 1024
 _lock = threading.Lock()
@@ -63,6 +66,45 @@ class ArrayRef(Ref[Any]):
 
 def _load(digest: str, size_bytes: int, specs: Specs, like: Any) -> ArrayRef:
     return ArrayRef(digest, size_bytes, specs, like=like)
+
+
+class KeptRef(ArrayRef):
+    """A reference to what a call kept on its car's device (``fleet.keep``). Its blob is a copy of that."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> Any:
+        """Always WrongArguments: the value is on a car."""
+        raise WrongArguments(
+            f"the value of {self!r} stayed on a car's device, it isn't here",
+            hint="pass the reference to .remote(); what you want to see, return without fleet.keep",
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load_kept, (self.digest, self.size_bytes, self.specs, self.like)
+
+
+def _load_kept(digest: str, size_bytes: int, specs: Specs, like: Any) -> KeptRef:
+    return KeptRef(digest, size_bytes, specs, like=like)
+
+
+def kept_ref(record: Any, structure: Any) -> KeptRef:
+    """The reference that a result has in place of what was kept; ``structure``: that of the pytree.
+
+    ProtocolError for anything else than a car's ``{"ref": digest, "bytes": n, "arrays": [[dtype, shape], ...]}``.
+    """
+    struct: Any = jax.ShapeDtypeStruct
+    try:
+        found = BlobRef(digest=record["ref"], size_bytes=record["bytes"])
+        arrays = [ArraySpec(dtype=dtype, shape=shape) for dtype, shape in record["arrays"]]
+        specs = [(one.dtype, tuple(int(size) for size in one.shape)) for one in arrays]
+        if not {dtype for dtype, _ in specs} <= WIRE | ML:
+            raise ValueError("dtypes that arrays don't have")
+        like = jax.tree_util.tree_unflatten(structure, [struct(shape, dtype_of(name)) for name, shape in specs])
+    except (TypeError, LookupError, ValueError):
+        raise ProtocolError("a result has something else in place of what was kept") from None
+    return KeptRef(found.digest, found.size_bytes, specs, like=like)
 
 
 def shapes(tree: Any) -> Any:

@@ -1,0 +1,95 @@
+"""``fleet.keep`` on the developer's side: marks while a function is traced, references in results, values in local calls."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import fleet
+from fleet._jax import program
+from fleet.protocol import codec
+from fleet.protocol.errors import DeployError, ProtocolError, WrongArguments
+
+app = fleet.App("keep")
+DIGEST = "a" * 64
+RECORD = {"ref": DIGEST, "bytes": 99, "arrays": [["float32", [3]], ["int32", []]]}
+X = np.ones(3, np.float32)
+STATE = {"n": np.int32(0), "a": np.zeros(3, np.float32)}
+
+
+@app.function(runtime="jax")
+@jax.jit  # its cache outlives the calls: one that was traced for a car must not show in a local one
+def step(state: Any, x: Any) -> Any:
+    return x.sum(), fleet.keep({"a": state["a"] + x, "n": state["n"] + 1})
+
+
+def traced() -> program.Traced:
+    return program.describe(step, (STATE, X), {})
+
+
+def test_the_mark_is_in_the_tree_and_never_in_a_local_result() -> None:
+    for _ in range(2):
+        total, state = step(STATE, X)
+        assert float(total) == 3 and sorted(state) == ["a", "n"] and state["a"].tolist() == [1, 1, 1]
+        assert traced()._result.tree == {"tuple": [0, {"keep": {"dict": [["a", 1], ["n", 2]]}}]}
+    assert fleet.keep(STATE) is STATE
+
+
+def test_what_was_kept_comes_as_a_reference_that_another_call_takes() -> None:
+    _, ref = traced().unpack((np.float32([3.0]).reshape(()), RECORD))
+    assert isinstance(ref, fleet.Ref) and (ref.digest, ref.size_bytes) == (DIGEST, 99)
+    for one in (ref, pickle.loads(pickle.dumps(ref))):
+        programs = program.programs_of(step)
+        call = program.programs_of(step).signature.call((one, X), {}, False)
+        assert programs.trace(call) is traced()  # the same program as for the value itself
+        packed = traced().pack(call)
+        told, x = codec.decode(packed)
+        assert told == {"ref": DIGEST, "bytes": 99, "arrays": 2} and x.tolist() == [1, 1, 1]
+        assert list(packed.refs) == [DIGEST]  # type: ignore[attr-defined]
+
+
+def test_its_value_is_not_here() -> None:
+    _, ref = traced().unpack((np.zeros((), np.float32), RECORD))
+    for look in (lambda: ref.value, lambda: step(ref, X)):
+        with pytest.raises(WrongArguments, match="stayed on a car's device") as caught:
+            look()
+        assert "without fleet.keep" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        7, {}, {**RECORD, "ref": "x"}, {**RECORD, "arrays": []}, {**RECORD, "arrays": [["float32", ["b"]]] * 2},
+        {**RECORD, "arrays": [["object", []]] * 2}, {**RECORD, "bytes": -1}, np.zeros(3),
+    ],
+)  # fmt: skip
+def test_nonsense_in_its_place_is_refused(record: Any) -> None:
+    with pytest.raises(ProtocolError):
+        traced().unpack((np.zeros((), np.float32), record))
+
+
+def test_what_cannot_be_kept_is_said_when_it_is_traced() -> None:
+    @app.function(runtime="jax")
+    def key(seed: Any) -> Any:
+        return fleet.keep({"key": jax.random.key(seed)})
+
+    with pytest.raises(DeployError, match="typed random keys"):
+        program.describe(key, (3,), {})
+
+    @app.function(runtime="jax")
+    def many(x: Any) -> Any:
+        return [fleet.keep(x + n) for n in range(17)]
+
+    with pytest.raises(DeployError, match="more than 16"):
+        program.describe(many, (X,), {})
+
+    @app.function(runtime="jax", batch=fleet.Batch(max_size=4))
+    def batched(x: Any) -> Any:
+        return fleet.keep(x)
+
+    with pytest.raises(DeployError, match=r"fleet\.keep would keep"):
+        program.describe(batched, (X,), {})
