@@ -47,7 +47,7 @@ def block(params: weights.Params, state: model.State) -> tuple[Int32[Array, " t"
 
 def prompt_arguments(
     question: str, seed: int = 0, temperature: float = 0.0
-) -> tuple[np.ndarray, np.int32, np.uint32, np.float32]:
+) -> tuple[Any, Any, Any, Any]:
     """What ``start`` takes for this question. ``temperature`` 0: the likeliest token each time."""
     ids = weights.prompt(question)
     size = next((size for size in PROMPT_SIZES if len(ids) <= size), None)
