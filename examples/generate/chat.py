@@ -45,9 +45,7 @@ def block(params: weights.Params, state: model.State) -> tuple[Int32[Array, " t"
     return tokens, fleet.keep(state)
 
 
-def prompt_arguments(
-    question: str, seed: int = 0, temperature: float = 0.0
-) -> tuple[np.ndarray, np.int32, np.uint32, np.float32]:
+def prompt_arguments(question: str, seed: int = 0, temperature: float = 0.0) -> tuple[Any, Any, Any, Any]:
     """What ``start`` takes for this question. ``temperature`` 0: the likeliest token each time."""
     ids = weights.prompt(question)
     size = next((size for size in PROMPT_SIZES if len(ids) <= size), None)

@@ -21,6 +21,8 @@ HEADS = 9
 GROUPS = 3
 """Heads of keys and values: each serves three heads of queries."""
 HEAD_WIDTH = 64
+_CUTS = (HEADS * HEAD_WIDTH, (HEADS + GROUPS) * HEAD_WIDTH)
+"""Where keys and values begin behind the queries."""
 CONTEXT = 512
 """Tokens of a conversation, question and answer together: the state has room for so many."""
 BLOCK = 25
@@ -32,8 +34,9 @@ EPSILON = 1e-5
 class State(NamedTuple):
     """Where a conversation is. Fixed sizes, so that every block is the same program; 12 MB."""
 
-    keys: Float16[Array, "layers context groups width"]
-    values: Float16[Array, "layers context groups width"]
+    keys: Float16[Array, "30 512 3 64"]
+    """By layer, position and group."""
+    values: Float16[Array, "30 512 3 64"]
     position: Int32[Array, ""]
     """How many tokens ``keys`` and ``values`` hold."""
     token: Int32[Array, ""]
@@ -119,13 +122,13 @@ def _forward(
     # Unrolled: a scan over stacked layers would copy each layer's weights before using them, 2.5 times the time.
     for number, layer in enumerate(params["layers"]):
         normed = _norm(layer["attention_norm"], states)
-        query = _turned(_heads(layer["query"], normed, HEADS), positions)
-        key = _turned(_heads(layer["key"], normed, GROUPS), positions)
-        keys, values = remember(number, key, _heads(layer["value"], normed, GROUPS))
-        states += _linear(layer["attended"], _attention(query, keys, values, positions))
-        normed = _norm(layer["forward_norm"], states)
-        gated = jax.nn.silu(_linear(layer["gate"], normed)) * _linear(layer["up"], normed)
-        states += _linear(layer["down"], gated)
+        queries, keys, values = jnp.split(_linear(layer["query_key_value"], normed), _CUTS, axis=-1)
+        keys = _turned(_heads(keys, GROUPS), positions)
+        keys, values = remember(number, keys, _heads(values, GROUPS))
+        attended = _attention(_turned(_heads(queries, HEADS), positions), keys, values, positions)
+        states += _linear(layer["attended"], attended)
+        gate, up = jnp.split(_linear(layer["gate_up"], _norm(layer["forward_norm"], states)), 2, axis=-1)
+        states += _linear(layer["down"], jax.nn.silu(gate) * up)
     return _norm(params["norm"], states)
 
 
@@ -161,8 +164,8 @@ def _choose(
     return seed, jnp.argmax(scores + temperature * noise).astype(jnp.int32)
 
 
-def _heads(weights: Float32[Array, "o e"], states: Float32[Array, "s e"], count: int) -> Float32[Array, "s h d"]:
-    return _linear(weights, states).reshape(states.shape[0], count, HEAD_WIDTH)
+def _heads(states: Float32[Array, "s e"], count: int) -> Float32[Array, "s h d"]:
+    return states.reshape(states.shape[0], count, HEAD_WIDTH)
 
 
 def _linear(weights: Float32[Array, "o i"], states: Float32[Array, "s i"]) -> Float32[Array, "s o"]:

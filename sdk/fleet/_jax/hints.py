@@ -183,7 +183,7 @@ def child(hint: Hint, value: Any, key: Any, place: int, count: int) -> Hint:
             return read(args[place])
         return read(args[0]) if args and (kind is not tuple or Ellipsis in args) else None
     own = hints_of(type(value))
-    if name is None and hasattr(value, "_fields"):
+    if hasattr(value, "_fields"):  # jax' registry gives every field of a named tuple the key of the first one.
         name = value._fields[place]
     return read(own[name]) if name in own else None
 
