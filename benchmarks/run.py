@@ -8,6 +8,7 @@ Exit code 0 when every target is met, 1 when one is missed or a figure could not
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
@@ -38,6 +39,16 @@ class Part:
     syncs: tuple[Sync, ...] = SYNCS
 
 
+def _jax(module: str, name: str) -> Part:
+    """A part that imports jax only when it is measured: the others shall not find its threads in their process."""
+
+    def measure(settings: Settings, sync: Sync) -> list[Figure]:
+        work: Callable[[Settings, Sync], list[Figure]] = getattr(importlib.import_module(f"benchmarks.{module}"), name)
+        return work(settings, sync)
+
+    return Part(measure, ("default",))
+
+
 PARTS = {
     "warm": Part(warm.measure),
     "first": Part(first_call.measure),
@@ -50,6 +61,12 @@ PARTS = {
     # The broker's disk has no part in these two.
     "departure": Part(departure.measure, ("default",)),
     "idle": Part(idle.measure, ("default",)),
+    "jax-warm": _jax("jax_calls", "warm"),
+    "jax-matmul": _jax("jax_calls", "matmul"),
+    "jax-arrays": _jax("jax_calls", "arrays"),
+    "jax-cold": _jax("jax_calls", "cold"),
+    "jax-embeddings": _jax("jax_models", "embeddings"),
+    "jax-text": _jax("jax_models", "text"),
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.run import SHORT, chaos
 
 
+@pytest.mark.alone
 def test_every_call_has_one_right_outcome_through_departures_deaths_and_restarts(tmp_path: Path) -> None:
     report = chaos(SHORT, tmp_path / "history.jsonl")
     assert report.violations == []

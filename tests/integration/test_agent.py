@@ -53,6 +53,7 @@ async def test_a_grant_runs_and_its_outcome_comes_back(tmp_path: Path) -> None:
         assert (isolation.isolation, isolation.isolation_missing) == (["landlock"], ["gpu"])
 
 
+@pytest.mark.alone
 async def test_driving_away_kills_at_once_and_parking_brings_it_back(tmp_path: Path) -> None:
     async with car_rig(tmp_path) as rig:
         rig.slots.script = hang

@@ -53,6 +53,7 @@ def tree_below(pid: int) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.alone
 def test_the_call_moves_on_and_nobody_is_charged(local: LocalFleet) -> None:
     call = fn.busy.spawn(3.0)
     first = local.wait_for(lambda: next((car for car in local.cars if call.id in car.info().running), None), "a car")

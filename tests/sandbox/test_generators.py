@@ -165,6 +165,7 @@ def test_calls_after_a_generator_know_nothing_of_it(bench: Bench) -> None:
     assert len(bench.desk.saved[0]) == len(bench.desk.saved[1]) + 8
 
 
+@pytest.mark.alone
 def test_speed(bench: Bench) -> None:
     program = bench.load("def f(n):\n    yield from range(n)\n")
     bench.desk.credits = [1 << 31]

@@ -45,6 +45,7 @@ def timed(bench: Bench, files: dict[str, str | bytes]) -> float:
     return best_s
 
 
+@pytest.mark.alone
 def test_a_fresh_instance_does_not_compile_again(bench: Bench) -> None:
     one_s, all_s = timed(bench, many(1)), timed(bench, many(50))
     assert all_s - one_s < 0.06, f"50 modules add {1000 * (all_s - one_s):.0f} ms"

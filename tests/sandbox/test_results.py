@@ -87,6 +87,7 @@ def f():
 """
 
 
+@pytest.mark.alone
 def test_a_hundred_thousand_floats_take_at_most_three_times_as_long_as_pickling_them(bench: Bench) -> None:
     ours_s, pickle_s = bench.value(bench.load(FLOATS))
     assert ours_s <= 3 * pickle_s

@@ -287,6 +287,7 @@ async def test_a_trap_names_the_item_and_can_be_followed_by_another_job(guest_im
         assert value(await desk.call("add", 1)) == 2
 
 
+@pytest.mark.alone
 async def test_payloads_travel_at_memory_speed(guest_image: GuestImage) -> None:
     async with a_slot(guest_image) as (_, desk):
         data = os.urandom(8 * MIB)
@@ -301,6 +302,7 @@ async def test_payloads_travel_at_memory_speed(guest_image: GuestImage) -> None:
             assert value(await desk.wait(Done, ended(job))) == data
 
 
+@pytest.mark.alone
 async def test_a_kill_is_immediate_even_if_the_slot_never_listens(guest_image: GuestImage) -> None:
     sent_s, reaped_s = [], []
     for _ in range(5):
@@ -325,6 +327,7 @@ async def test_a_kill_is_immediate_even_if_the_slot_never_listens(guest_image: G
     assert statistics.median(reaped_s) < 0.050, reaped_s
 
 
+@pytest.mark.alone
 async def test_many_are_killed_before_the_first_is_reaped(guest_image: GuestImage) -> None:
     async with a_slot(guest_image) as (one, desk_one), a_slot(guest_image) as (two, desk_two):
         for desk in (desk_one, desk_two):
@@ -466,6 +469,7 @@ async def test_a_broken_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exited.returncode == 1 and "no such guest" in exited.message
 
 
+@pytest.mark.alone
 async def test_a_flood_does_not_keep_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slot that writes without end gets its turn and no more: the owner's signal comes through."""
     flood = "pipe.sendall(struct.pack('<BxxxIQ', 16, 20, 0) + struct.pack('<dQI', 0.0, 0, 0))\n"

@@ -135,6 +135,7 @@ def test_nan_has_one_bit_pattern(bench: Bench) -> None:
     assert all(math.isnan(value) for value in found)
 
 
+@pytest.mark.alone
 @pytest.mark.benchmark
 def test_what_it_costs(bench: Bench) -> None:
     """Loose bounds; the figures in the docstring of ``wasm.py`` come from here."""
