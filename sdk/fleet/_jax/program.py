@@ -23,7 +23,6 @@ from fleet._jax.values import Spec, x64
 from fleet.protocol import jax_bundle
 from fleet.protocol.errors import DeployError
 from fleet.protocol.ids import digest
-from fleet.protocol.limits import JAX_LEAVES_MAX, KEPT_MAX
 from fleet.protocol.messages.functions import ArraySpec, Batch, JaxModule, JaxProgram
 
 if TYPE_CHECKING:
