@@ -10,7 +10,7 @@ from collections import deque
 
 from fleet.protocol import limits
 from fleet.protocol.messages import Lease
-from fnplatform.dispatcher import chunks, leases
+from fnplatform.dispatcher import batching, chunks, leases
 from fnplatform.dispatcher.events import Check, Drop, Grant, GrantAnswered
 from fnplatform.dispatcher.matching import fits, ranked
 from fnplatform.dispatcher.queues import UNKNOWN_RUN_S, FunctionQueue
@@ -50,7 +50,7 @@ def _enqueue(board: Board, entry: Entry) -> None:
     queue = entry.queue
     entry.phase = Phase.WAITING
     if not queue.waiting and entry.checked and not board.changed and not queue.at_limit:
-        car = _keeper(board, entry) or _car_for(board, queue)
+        car = _keeper(board, entry) or _car_for(board, entry)
         if car is not None:
             _assign(board, entry, car)
             return
@@ -88,9 +88,13 @@ def _keeper(board: Board, entry: Entry) -> Car | None:
     return None
 
 
-def _car_for(board: Board, queue: FunctionQueue) -> Car | None:
-    """A car for the next call of this queue: where it ran last if that idles, else one with a free slot, else behind
-    short work."""
+def _car_for(board: Board, entry: Entry) -> Car | None:
+    """A car for this call: where a batch gathers that it may join, else where its function ran last if that idles, else one
+    with a free slot, else behind short work."""
+    queue = entry.queue
+    gathers = batching.open_car(board, queue) if batching.may_join(entry) else None
+    if gathers is not None:
+        return gathers
     version = queue.key[3]
     last = board.cars.get(queue.last_car)
     idles = last is not None and not last.leases and last.has_place and not last.avoids(version)
@@ -117,8 +121,13 @@ def _assign(board: Board, entry: Entry, car: Car) -> None:
         count = chunks.count(items)
     # Nobody knows how long a generator runs: its caller has a say in it.
     estimate_s = UNKNOWN_RUN_S if queue.run_s is None or state.stream else queue.run_s * count
+    rider = batching.join(board, entry, car)
+    if rider:
+        estimate_s = queue.run_s or 0.0
     entry.phase = Phase.LEASED
-    entry.lease = Held(lease, (board.epoch, board.counter), car, board.unix_s, board.now_s, estimate_s, items)
+    entry.lease = Held(
+        lease, (board.epoch, board.counter), car, board.unix_s, board.now_s, estimate_s, items, rider=rider
+    )
     take_place(board, entry, car, board.counter, estimate_s)
     queue.last_car = car.name
     board.turns.served(queue.tenant)
@@ -137,6 +146,7 @@ def _assign(board: Board, entry: Entry, car: Car) -> None:
 def take_place(board: Board, entry: Entry, car: Car, counter: int, estimate_s: float) -> None:
     """The call holds one of the car's places from now on."""
     car.leases[counter] = entry
+    car.riders += entry.lease is not None and entry.lease.rider
     car.load_s += estimate_s
     entry.queue.limit.running += 1
     free = board.free.get(car.offer_class)
@@ -171,6 +181,7 @@ def unlease(board: Board, entry: Entry, why: str) -> Held:
     entry.fence = max(entry.fence, held.order)
     car = held.car
     car.leases.pop(held.lease.counter)
+    car.riders -= held.rider
     car.load_s = car.load_s - held.estimate_s if car.leases else 0.0
     limit = entry.queue.limit
     limit.running -= 1
@@ -218,7 +229,7 @@ def _serve(board: Board, queue: FunctionQueue) -> None:
             _park(queue)
             return
         board.turns.add(queue)
-        car = _car_for(board, queue)
+        car = _car_for(board, _next(queue))
         if car is None or not _go(board, queue, car):
             return
 
@@ -238,17 +249,31 @@ def _take_one(board: Board, car: Car, *, short_only: bool) -> bool:
         _park(queue)
         return True
     went = _go(board, queue, car)
+    _fill_batch(board, queue)
     if queue.waiting:
         board.turns.add(queue)
     return went
 
 
+def _fill_batch(board: Board, queue: FunctionQueue) -> None:
+    """What waits joins the batch that was just opened."""
+    while queue.waiting and not queue.at_limit and batching.may_join(_next(queue)):
+        car = batching.open_car(board, queue)
+        if car is None or not _go(board, queue, car):
+            return
+
+
+def _next(queue: FunctionQueue) -> Entry:
+    """The oldest call that waits."""
+    found = queue.heap.peek()
+    assert found is not None, (queue.key, queue.waiting)
+    return found[1]
+
+
 def _go(board: Board, queue: FunctionQueue, car: Car) -> bool:
     """Take the oldest call of the queue: grant it to ``car`` or to the one that has its state, or look first whether it has
     an outcome. False: nothing could be done."""
-    found = queue.heap.peek()
-    assert found is not None, (queue.key, queue.waiting)
-    entry = found[1]
+    entry = _next(queue)
     if not entry.checked and board.checks >= CHECKS_MAX:
         return False
     queue.heap.pop()

@@ -16,6 +16,7 @@ from fleet.protocol.messages import Manifest
 from fnplatform.dispatcher.matching import Need, need_of
 
 if TYPE_CHECKING:
+    from fnplatform.dispatcher.batching import Gathering
     from fnplatform.dispatcher.state import Entry
 
 SHORT_RUN_S = 0.02
@@ -85,8 +86,8 @@ class FunctionQueue:
     """Waiting calls of one version of one function, oldest submit first."""
 
     __slots__ = (
-        "calls", "function", "heap", "in_ring", "key", "last_car", "limit", "manifest", "need", "parked", "run_s",
-        "tenant", "waiting",
+        "batch", "calls", "function", "gathering", "heap", "in_ring", "key", "last_car", "limit", "manifest", "need", "parked",
+        "run_s", "tenant", "waiting",
     )  # fmt: skip
 
     def __init__(self, tenant: str, function: str, version: str, manifest: Manifest, limit: Limit) -> None:
@@ -106,6 +107,10 @@ class FunctionQueue:
         self.run_s: float | None = None
         """Measured time of one item (a single call is one), a moving average."""
         self.last_car = ""
+        jax = manifest.program.jax
+        self.batch = None if jax is None else jax.batch
+        self.gathering: Gathering | None = None
+        """A batch of its calls that more may join."""
 
     def measured(self, run_s: float) -> None:
         """One more item took this long; a car that says nonsense isn't heard."""
@@ -116,7 +121,7 @@ class FunctionQueue:
     @property
     def short(self) -> bool:
         """Whether its calls may wait behind others on a car."""
-        return self.run_s is not None and self.run_s < SHORT_RUN_S
+        return self.batch is not None or (self.run_s is not None and self.run_s < SHORT_RUN_S)
 
     @property
     def at_limit(self) -> bool:

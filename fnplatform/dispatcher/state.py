@@ -63,6 +63,8 @@ class Held:
     estimate_s: float
     items: Ranges | None
     accepted: bool = False
+    rider: bool = False
+    """It runs as part of a batch that another lease opened, and takes no place of its own."""
 
 
 @dataclass(slots=True, eq=False)
@@ -147,6 +149,8 @@ class Car:
     heard_s: float = 0.0
     heard_unix_s: float = 0.0
     leases: dict[int, Entry] = field(default_factory=dict)
+    riders: int = 0
+    """Those of its leases that take no place."""
     load_s: float = 0.0
     avoid: dict[str, float] = field(default_factory=dict)
     """Versions that it couldn't start, until when (now_s)."""
@@ -159,15 +163,20 @@ class Car:
         return self.online and self.offer_valid and self.standing.eligible
 
     @property
+    def places_taken(self) -> int:
+        """Leases, those that run as one counted once."""
+        return len(self.leases) - self.riders
+
+    @property
     def has_place(self) -> bool:
         """A slot of it is free."""
-        return self.able and len(self.leases) < self.offer.slots
+        return self.able and self.places_taken < self.offer.slots
 
     @property
     def has_place_ahead(self) -> bool:
         """All slots are busy, but with short work only, and there is room behind it."""
         slots = self.offer.slots
-        taken = len(self.leases)
+        taken = self.places_taken
         return self.able and slots <= taken < slots * (1 + self.offer.ahead) and self.load_s <= AHEAD_LOAD_S * slots
 
     def avoids(self, version: str) -> bool:
