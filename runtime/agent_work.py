@@ -72,7 +72,7 @@ class Work:
         """Leases that may be taken now."""
         if self._shut:
             return 0
-        return self.pool.places * (1 + self.config.ahead) - self._held()
+        return self.pool.places * (1 + self.config.ahead) - self.leases_held
 
     def takes(self, job: Job) -> bool:
         """Whether there is room for this lease: in a batch that isn't full, or for one more."""
@@ -83,7 +83,8 @@ class Work:
     def _shut(self) -> bool:
         return not self.eligible or self.outbox.full or self.held_bytes > HELD_BYTES_MAX
 
-    def _held(self) -> int:
+    @property
+    def leases_held(self) -> int:
         """Leases that are worked on; those that run as one count as one."""
         if len(self.jobs) >= LEASES_PER_CAR_MAX:
             return _TOO_MANY

@@ -13,6 +13,7 @@ from typing import Any
 from fleet.protocol.lanes import WASM, lane_for
 from fleet.protocol.limits import GRANT_ACCEPT_S, LEADER_TTL_S
 from fleet.protocol.messages import (
+    Batch,
     Beat,
     CarHello,
     Device,
@@ -41,7 +42,10 @@ _NEW = Device(lane="jax-cpu", calling_convention_min=9, calling_convention_max=1
 _OLD = _NEW.model_copy(update={"calling_convention_max": 9})
 DEVICES: tuple[tuple[Device, ...], ...] = ((_NEW,), (), (_NEW,), (_OLD,))
 """What the cars have in turn: half of them can run ``tensor``."""
-TENSOR = JaxProgram(modules=[JaxModule(platforms=["cpu", "cuda"], calling_convention=10, stablehlo="1.10.0")])
+TENSOR = JaxProgram(
+    modules=[JaxModule(platforms=["cpu", "cuda"], calling_convention=10, stablehlo="1.10.0")],
+    batch=Batch(max_size=4, max_wait_s=0.2),
+)
 Answer = Callable[[Any], None]
 
 
@@ -327,5 +331,5 @@ class World:
         of_wasm = sum(lane == WASM for lane in car.alive.values())
         if of_wasm > config.slots + config.spares or len(car.alive) - of_wasm > config.slots:
             self.violations.append(f"bound: {car.name} has slot processes of lanes {sorted(car.alive.values())}")
-        if len(car.core.work.jobs) > config.slots * (1 + config.ahead):
+        if car.core.work.leases_held > config.slots * (1 + config.ahead):
             self.violations.append(f"bound: {car.name} holds {len(car.core.work.jobs)} leases")
