@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -222,6 +222,10 @@ class Programs:
         """What a call is made of. ``wide``: with 64-bit numbers."""
         return self.signature.call(args, kwargs, wide)
 
+    def traced(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Traced:
+        """The program for a call with these arguments."""
+        return self.trace(self.analyse(tuple(args), kwargs, x64()))
+
     def known(self, call: Call) -> Traced | None:
         """The program of a call, if it is traced already."""
         with self._lock:
@@ -309,5 +313,4 @@ def programs_of(function: Function[Any, Any]) -> Programs:
 
 def describe(function: Function[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
     """The program for a call with these arguments."""
-    programs = programs_of(function)
-    return programs.trace(programs.analyse(args, kwargs, x64()))
+    return programs_of(function).traced(args, kwargs)

@@ -110,7 +110,7 @@ def kept_ref(record: Any, structure: Any) -> KeptRef:
 def shapes(tree: Any) -> Any:
     """The pytree with descriptions in place of its arrays."""
     struct: Any = jax.ShapeDtypeStruct
-    return jax.tree_util.tree_map(lambda leaf: struct(leaf.shape, leaf.dtype), tree)
+    return jax.tree_util.tree_map(lambda leaf: struct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)), tree)
 
 
 def array_ref(arrays: Sequence[np.ndarray[Any, Any]], value: Any, known_as: str) -> ArrayRef:

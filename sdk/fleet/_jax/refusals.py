@@ -55,6 +55,11 @@ def of_tracing(name: str, error: Exception) -> DeployError | None:
         return DeployError(
             f"{name} can't be traced: {where} it needs the value of an array, which only the car has", hint=_VALUE_HINT
         )
+    if isinstance(error, TypeError | ValueError) and "Tracer" in str(error):
+        return DeployError(
+            f"{name} can't be traced: {where} a number is asked for, and an argument is known on the car alone",
+            hint=_VALUE_HINT,
+        )
     if isinstance(error, jax.errors.UnexpectedTracerError):
         return DeployError(
             f"{name} can't be traced: {where} it uses an array of an earlier trace",

@@ -37,10 +37,13 @@ def deploy(
     version = reply.app_version
     assert version is not None, reply
     if as_json:
-        show.data({"app": loaded.app, "unchanged": reply.unchanged, "version": version, "packages": packages})
+        show.data({"app": loaded.app, "unchanged": reply.unchanged, "version": version, "packages": packages,
+                   "jax": deployed.platforms})  # fmt: skip
         return
     show.say(f"{loaded.app} version {version.number} was live already" if reply.unchanged else
              f"{loaded.app} version {version.number} is live")  # fmt: skip
+    for name, platforms in sorted(deployed.platforms.items()):
+        show.say(f"{loaded.app}.{name} jax: {platforms}")
     show.table(
         ("FUNCTION", "VERSION", "TRIGGERS", "PACKAGES"),
         [

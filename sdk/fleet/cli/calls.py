@@ -62,7 +62,15 @@ def run(
     positional, keywords = args.bind_words(words or [], args.parameters_of(found))
     fleet.enable_output()
     work = found.remote_gen if found.yields else found.remote
-    _print_outcome(lambda: work(*positional, **keywords), name, as_json)
+
+    def started() -> Any:
+        if found.options.runtime == "jax":
+            from fleet._prepare import programs_of
+
+            show.say(f"{name} jax: {programs_of(found).traced(positional, keywords).platforms_text}")
+        return work(*positional, **keywords)
+
+    _print_outcome(started, name, as_json)
 
 
 def call(

@@ -52,6 +52,8 @@ def _plain(value: Any) -> Any:
         return _plain(value._asdict())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name, None)) for field in dataclasses.fields(value)}
+    if hasattr(kind, "tolist") and hasattr(kind, "dtype"):  # an array, or a number out of one
+        return _plain(value.tolist())
     if isinstance(value, enum.Enum):
         return _plain(value.value)
     if isinstance(value, dict):
