@@ -7,7 +7,6 @@ Errors: DeployError with the operation or line that is in the way (``refusals``)
 from __future__ import annotations
 
 import re
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ CONSTANTS_BYTES_MAX = 16 * MIB
 CONSTANTS_BYTES_NOTED = MIB
 """Larger constants travel with every version of the program: worth a warning."""
 _STABLEHLO = re.compile(rb"StableHLO_v([0-9.]+)")
-_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +63,13 @@ def export(name: str, flat: Callable[..., list[Any]], specs: Sequence[Spec]) -> 
         )
     jitted = jax.jit(flat)
     structs = _structs(specs)
+    with _without_paths():
+        _check(name, jitted, structs)
+        return _modules(name, jitted, structs)
+
+
+def _check(name: str, jitted: Any, structs: Sequence[Any]) -> None:
+    """Trace once, and refuse what no platform has. Exporting finds the trace in jax' cache."""
     try:
         jaxpr = jitted.trace(*structs).jaxpr
     except Exception as error:
@@ -76,7 +81,6 @@ def export(name: str, flat: Callable[..., list[Any]], specs: Sequence[Spec]) -> 
     if refused is not None:
         raise refused
     _check_constants(name, jaxpr)
-    return _modules(name, jitted, structs)
 
 
 def _structs(specs: Sequence[Spec]) -> list[jax.ShapeDtypeStruct]:
@@ -111,8 +115,7 @@ def _modules(name: str, jitted: Any, structs: Sequence[Any]) -> Exported:
     first: Exception | None = None
     for platforms in (PLATFORMS, *[(one,) for one in PLATFORMS]):
         try:
-            with _without_paths():
-                found.append(jax_export.export(jitted, platforms=platforms)(*structs))
+            found.append(jax_export.export(jitted, platforms=platforms)(*structs))
         except Exception as error:  # NotImplementedError, ValueError, TypeError: lowering has no error of its own
             if len(platforms) == 1:
                 why_not[platforms[0]] = refusals.reason(error)
@@ -137,8 +140,8 @@ def _modules(name: str, jitted: Any, structs: Sequence[Any]) -> Exported:
 
 @contextmanager
 def _without_paths() -> Any:
-    """Inside: no folder of this machine in what is lowered."""
-    with _lock, jax_config.hlo_source_file_canonicalization_regex(".*"):
+    """Inside: no folder of this machine in what is lowered, for this thread."""
+    with jax_config.hlo_source_file_canonicalization_regex(".*"):
         yield
 
 

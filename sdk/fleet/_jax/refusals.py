@@ -47,23 +47,19 @@ def of_tracing(name: str, error: Exception) -> DeployError | None:
             f"{name} can't be traced: {where} a shape depends on the values of an array (a mask as an index)",
             hint=_SHAPE_HINT,
         )
-    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):
+    if isinstance(error, jax.errors.UnexpectedTracerError):
+        return DeployError(
+            f"{name} can't be traced: {where} it uses an array of an earlier trace",
+            hint="don't keep arrays in globals or attributes: return them",
+        )
+    for_value = isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError)
+    if for_value or (isinstance(error, TypeError | ValueError) and "Tracer" in str(error)):
         if "size argument" in str(error):
             return DeployError(
                 f"{name} can't be traced: {where} a shape depends on the values of an array", hint=_SHAPE_HINT
             )
         return DeployError(
             f"{name} can't be traced: {where} it needs the value of an array, which only the car has", hint=_VALUE_HINT
-        )
-    if isinstance(error, TypeError | ValueError) and "Tracer" in str(error):
-        return DeployError(
-            f"{name} can't be traced: {where} a number is asked for, and an argument is known on the car alone",
-            hint=_VALUE_HINT,
-        )
-    if isinstance(error, jax.errors.UnexpectedTracerError):
-        return DeployError(
-            f"{name} can't be traced: {where} it uses an array of an earlier trace",
-            hint="don't keep arrays in globals or attributes: return them",
         )
     if isinstance(error, TypeError) and "not a valid JAX type" in str(error):
         return DeployError(f"{name} can't be traced: {where} {reason(error)}", hint="give and return arrays alone")

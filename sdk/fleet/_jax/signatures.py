@@ -69,7 +69,9 @@ class Signature:
     """The parameters of a function, and what its annotations say."""
 
     def __init__(self, raw: Callable[..., Any], name: str, params: bool, batch: bool) -> None:
-        self.raw = raw
+        info = getattr(raw, "_jit_info", None)
+        # What jit would do with it is done for all of it: its own constants are ours.
+        self.raw: Callable[..., Any] = getattr(raw, "__wrapped__", raw) if info is not None else raw
         self.name = name
         self.batch = batch
         self.full = inspect.signature(raw)
@@ -80,11 +82,10 @@ class Signature:
         self.parameters = [one for one in self.full.parameters.values() if one.name != self.params]
         self._bare = inspect.Signature(self.parameters)
         self.hints: dict[str, Hint] = {one.name: hints.read(found.get(one.name)) for one in self.parameters}
-        self._declared = self._static_names()
+        self._declared = self._static_names(info)
         self._known: dict[tuple[str, Any], list[Hint]] = {}
 
-    def _static_names(self) -> frozenset[str]:
-        info = getattr(self.raw, "_jit_info", None)
+    def _static_names(self, info: Any) -> frozenset[str]:
         names = list(self.full.parameters)
         numbers = [
             names[number] for number in getattr(info, "static_argnums", ()) if -len(names) <= number < len(names)
@@ -128,7 +129,7 @@ class Signature:
             inside = self._inside(name, hint, value, treedef)
         constants: list[tuple[Any] | None] = []
         for leaf, leaf_hint in zip(leaves, inside, strict=True):
-            leaf = leaf.__jax_array__() if hasattr(leaf, "__jax_array__") else leaf
+            leaf = leaf.__jax_array__() if hasattr(leaf, "__jax_array__") and not isinstance(leaf, ARRAYS) else leaf
             if isinstance(leaf, (*SHAPED, *NUMBERS)):
                 made.values.append(leaf)
                 made.fixed.append(spec_of(self.name, name, leaf, leaf_hint, made.x64))
