@@ -125,7 +125,7 @@ class Signature:
             value = listed(hint, value)
             leaves, treedef = jax.tree_util.tree_flatten(value)
             if any(isinstance(leaf, Ref) for leaf in leaves):
-                value, leaves, treedef = _without_refs(made, value, leaves)
+                value, leaves, treedef = _without_refs(made, hint, value, leaves)
             inside = self._inside(name, hint, value, treedef)
         constants: list[tuple[Any] | None] = []
         for leaf, leaf_hint in zip(leaves, inside, strict=True):
@@ -282,18 +282,21 @@ def _spread(hint: Hint, value: Any, found: list[Hint]) -> None:
         _spread(hints.child(hint, value, key, place, len(pairs)), inner, found)
 
 
-def _without_refs(made: Call, value: Any, leaves: list[Any]) -> tuple[Any, list[Any], Any]:
+def _without_refs(made: Call, hint: Hint, value: Any, leaves: list[Any]) -> tuple[Any, list[Any], Any]:
     """``value`` with what its references stand for; notes which arrays they are."""
     from fleet._jax.arguments import arrays_of
+
+    def there(ref: Ref[Any]) -> Any:
+        return listed(hint, arrays_of(ref)) if ref is value else arrays_of(ref)
 
     at = len(made.values)
     for leaf in leaves:
         if isinstance(leaf, Ref):
-            count = len(jax.tree_util.tree_leaves(arrays_of(leaf)))
+            count = len(jax.tree_util.tree_leaves(there(leaf)))
             made.refs.append((at, count, leaf))
             at += count
         elif isinstance(leaf, (*SHAPED, *NUMBERS)) or hasattr(leaf, "__jax_array__"):
             at += 1
-    value = jax.tree_util.tree_map(lambda leaf: arrays_of(leaf) if isinstance(leaf, Ref) else leaf, value)
+    value = jax.tree_util.tree_map(lambda leaf: there(leaf) if isinstance(leaf, Ref) else leaf, value)
     leaves, treedef = jax.tree_util.tree_flatten(value)
     return value, leaves, treedef

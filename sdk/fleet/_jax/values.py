@@ -79,13 +79,18 @@ def listed(hint: Hint, value: Any) -> Any:
     """Lists of numbers as arrays where the annotation asks for an array."""
     if isinstance(hint, ArrayHint) and isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return _array_of(hint, value)
-    if isinstance(hint, Inside) and type(value) in (dict, list, tuple):
+    is_named = isinstance(value, tuple) and hasattr(value, "_fields")
+    if is_named or (isinstance(hint, Inside) and type(value) in (dict, list, tuple)):
         keys = list(value) if type(value) is dict else list(range(len(value)))
         made = [
             listed(hints.child(hint, value, jax.tree_util.DictKey(key), place, len(keys)), value[key])
             for place, key in enumerate(keys)
         ]
-        return dict(zip(keys, made, strict=True)) if type(value) is dict else type(value)(made)
+        if all(one is value[key] for one, key in zip(made, keys, strict=True)):
+            return value
+        if type(value) is dict:
+            return dict(zip(keys, made, strict=True))
+        return type(value)(*made) if is_named else type(value)(made)
     return value
 
 
