@@ -25,7 +25,7 @@ from fleet._function import Function
 from fleet._loop import LoopThread, Waiter
 from fleet._packed import refs_of
 from fleet._positions import Positions, StreamTicket
-from fleet._register import Bound, bind, find, lock, register
+from fleet._register import Bound, bind, bind_named, find, lock, register
 from fleet._settings import Settings
 from fleet._submit import Submitter
 from fleet._ticket import Ticket
@@ -127,7 +127,7 @@ class Client:
             return known
         lock(function)  # What may take long doesn't keep other functions waiting.
         if function._ref is not None:
-            bound = self.run(lambda: find(self._api, self, function))
+            bound = bind_named(self, function, self.run(lambda: find(self._api, function)))
             function.__dict__["_bound"] = bound
             return bound
         with self._binding:
@@ -152,7 +152,7 @@ class Client:
         if function.options.packages:
             await asyncio.to_thread(lock, function)
         if function._ref is not None:
-            bound = await self.run_aio(lambda: find(self._api, self, function))
+            bound = bind_named(self, function, await self.run_aio(lambda: find(self._api, function)))
         else:
             bound = bind(self, function)
             await self.run_aio(lambda: register(self._api, self._blobs, bound))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import math
 import re
@@ -23,6 +22,7 @@ from fleet._portable.arguments import ArgumentPickler
 from fleet._upload import Read, patience_s, upload
 from fleet.protocol.errors import DeployError
 from fleet.protocol.messages import (
+    FunctionInfo,
     FunctionsReply,
     FunctionsRequest,
     Manifest,
@@ -96,21 +96,28 @@ _NEVER = ArgumentPickler(None)
 """In the place of a pickler: calls of the jax lane are packed by their program."""
 
 
-async def find(api: Api, client: object, function: Function[Any, Any]) -> Bound:
-    """A function by its name: its arguments are pickled, or packed as the manifest of a jax function says.
-
-    Those are calls of the very version that was live: an answer counts for NAMED_S. NotDeployed if there is none.
-    """
+async def find(api: Api, function: Function[Any, Any]) -> FunctionInfo | None:
+    """What the platform says of a function by its name; NotDeployed if there is none."""
     ref = function._ref
     assert ref is not None, function
     request = FunctionsRequest(app=ref.app, function=ref.function, version=ref.version)
     reply, _ = await api.ask(ApiVerb.FUNCTIONS, request, FunctionsReply)
-    found = next((one for one in reply.functions if one.manifest.function == ref.function), None)
+    return next((one for one in reply.functions if one.manifest.function == ref.function), None)
+
+
+def bind_named(client: object, function: Function[Any, Any], found: FunctionInfo | None) -> Bound:
+    """A function by its name: its arguments are pickled, or packed as the manifest of a jax function says.
+
+    Those of a jax function are calls of the very version that was found, for NAMED_S.
+    """
+    ref = function._ref
+    assert ref is not None, function
     if found is None or found.manifest.program.jax is None:
         return Bound(client, ref.app, ref.function, ref.version, ArgumentPickler(None))
-    named = importlib.import_module("fleet._jax.named")
+    from fleet._jax.named import NamedPickler  # Here: it imports numpy.
+
     until_s = math.inf if ref.version is not None else time.monotonic() + NAMED_S
-    return Bound(client, ref.app, ref.function, found.version, named.NamedPickler(found.manifest), until_s=until_s)
+    return Bound(client, ref.app, ref.function, found.version, NamedPickler(found.manifest), until_s=until_s)
 
 
 def describe(function: Function[Any, Any], app: str, tell: Tell | None = None) -> tuple[Manifest, Bundle, Lock | None]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import collections
 import functools
 import json
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +28,7 @@ from fleet.protocol.errors import DeployError, InvalidOption, PayloadTooLarge, W
 from fleet.protocol.options import Batch
 from tests.unit.jax_rig import executed, payload, programs, remote, trace
 
+ROOT = Path(__file__).parents[2]
 ALL = ("cpu", "cuda", "tpu")
 SHAPE: Any = jax.eval_shape(lambda: jnp.zeros(2))
 
@@ -234,6 +239,8 @@ def test_large_arrays_from_around_the_function_belong_into_params() -> None:
 def test_too_many_arrays_are_refused() -> None:
     with pytest.raises(DeployError, match="takes 5000 arrays, the limit is 4096"):
         trace(programs(lambda x: x[0]), [1.0] * 5000)
+    with pytest.raises(DeployError, match="their description has more than"):
+        trace(programs(lambda x: x[0]), [1.0] * 3000)
 
 
 @pytest.mark.parametrize(
@@ -305,3 +312,32 @@ def test_copies_of_a_function_share_its_programs() -> None:
 def test_partials_and_lambdas_are_traced() -> None:
     scaled = functools.partial(lambda k, x: k * x, 3.0)
     assert remote(programs(scaled), x=np.ones(2)).tolist() == [3, 3]
+
+
+def test_without_jax_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fleet import _prepare
+
+    monkeypatch.setattr(_prepare.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DeployError) as caught:
+        _prepare.programs_of(fleet.function(runtime="jax")(wide))
+    assert "jax is not installed here" in caught.value.message and caught.value.hint == "pip install 'fnplatform[jax]'"
+
+
+TWO_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import PartitionSpec as P
+from fleet.protocol.errors import DeployError
+from tests.unit.jax_rig import programs, trace
+mesh = jax.make_mesh((2,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+f = jax.shard_map(lambda x: x * 2, mesh=mesh, in_specs=P("a"), out_specs=P("a"))
+try:
+    trace(programs(f), np.ones(4))
+except DeployError as error:
+    print(error)
+"""
+
+
+def test_programs_for_several_devices_are_refused() -> None:
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    ran = subprocess.run([sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert "is for 2 devices: a car has one (hint: leave sharding out" in ran.stdout, ran.stderr

@@ -23,6 +23,7 @@ from fleet._jax.values import Spec, x64
 from fleet.protocol import jax_bundle
 from fleet.protocol.errors import DeployError
 from fleet.protocol.ids import digest
+from fleet.protocol.limits import KIB, MANIFEST_BYTES_MAX
 from fleet.protocol.messages.functions import ArraySpec, Batch, JaxModule, JaxProgram
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 PROGRAMS_MAX = 256
 """Programs of one function that are kept in this process; the one used longest ago is traced again when it is needed."""
+DESCRIPTION_BYTES_MAX = MANIFEST_BYTES_MAX - 8 * KIB
+"""The rest of a manifest is for names, signature and documentation."""
 
 
 class Traced:
@@ -50,6 +53,12 @@ class Traced:
         self.bundle = self._pack_bundle(weight_specs, call.x64, joins)
         self.digest = digest(self.bundle)
         self.jax_program = self._describe(programs, call, defaults)
+        if len(self.jax_program.model_dump_json()) > DESCRIPTION_BYTES_MAX:
+            raise DeployError(
+                f"{self._name} takes and returns so many arrays that their description has more than "
+                f"{DESCRIPTION_BYTES_MAX} bytes",
+                hint="put small arrays together as one (jnp.stack), or give weights by params=",
+            )
 
     def _pack_bundle(self, weights: list[Spec], x64: bool, joins: bool | None) -> bytes:
         head = {
@@ -206,6 +215,7 @@ class Programs:
     def __init__(self, raw: Callable[..., Any], name: str, params: Any, batch: Any, memory_bytes: int) -> None:
         self.name = name
         self.batch = batch
+        self.given = params  # Known by its identity, so it has to live as long.
         self.weights = weights_of(params, memory_bytes) if params is not None else None
         self.signature = Signature(raw, name, params is not None, batch is not None)
         self._known: OrderedDict[Hashable, Traced] = OrderedDict()
