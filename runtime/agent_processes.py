@@ -30,7 +30,7 @@ class SlotPort(Protocol):
 
     def load(
         self, program: SlotProgram, bundle: bytes, packages: list[bytes], weights: Mapping[str, Descriptor]
-    ) -> None: ...
+    ) -> int: ...
 
     def run(self, job: SlotJob) -> None: ...
 
@@ -174,7 +174,9 @@ class SlotProcesses:
         program = slot.program
         if program is None or program.key != job.program_key:
             program = _program(job)
-            slot.load(program, job.bundle, job.packages, job.weights)
+            passed = slot.load(program, job.bundle, job.packages, job.weights)
+            if passed:
+                log.info("slot %s got %d pieces of weights", action.slot, passed)
         slot.run(
             SlotJob(
                 job.run, program, job.args, call=grant.lease.call, attempt=grant.attempt,

@@ -143,16 +143,16 @@ class SlotProcess:
         bundle: Bytes,
         packages: Sequence[Bytes] = (),
         weights: Mapping[str, Descriptor] | None = None,
-    ) -> None:
+    ) -> int:
         """Send a program; the slot keeps it until the next ``load``. Needed once before ``run`` of that program.
 
         ``weights``: an open file for each piece in ``program.weights``, by digest. Those that the slot doesn't have are passed
-        to it, and kept here only until they are.
+        to it, and kept here only until they are; how many these were.
         """
         self.program = program
-        if program.weights:
-            self._weigh(program, weights or {})
+        passed = self._weigh(program, weights or {}) if program.weights else 0
         self._send(slot_wire.load_frame(program, bundle, packages))
+        return passed
 
     def run(self, job: SlotJob) -> None:
         """Send a job of the loaded program, and what it refers to unless the slot has it. Jobs run in their order."""
@@ -172,13 +172,14 @@ class SlotProcess:
         for digest in new:
             self._send(slot_wire.hold_frame(digest, refs[digest]))
 
-    def _weigh(self, program: SlotProgram, files: Mapping[str, Descriptor]) -> None:
+    def _weigh(self, program: SlotProgram, files: Mapping[str, Descriptor]) -> int:
         sizes = dict(program.weights)
         gone, new = self.weights.use(sizes, slot_wire.WEIGHTS_HELD_BYTES_MAX)
         if gone:
             self._send(slot_wire.forget_frame(gone))
         for digest in new:
             self._send(slot_wire.weights_frame(digest, sizes[digest]), files[digest])
+        return len(new)
 
     def credit(self, job: int, consumed: int) -> None:
         """The caller of the generator that runs as ``job`` has taken ``consumed`` items of it in all."""

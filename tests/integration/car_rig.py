@@ -86,10 +86,11 @@ class MemorySlot:
 
     def load(
         self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes], weights: Mapping[str, Descriptor]
-    ) -> None:
+    ) -> int:
         self.program = program
         self.packages = [bytes(package) for package in packages]
         self.loads.append((program, bytes(bundle)))
+        return 0
 
     def run(self, job: SlotJob) -> None:
         assert job.program == self.program

@@ -20,10 +20,10 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.safetensors import read_head
 from runtime.sandbox.jax_weights import WeightStore
 from runtime.slot_wire import SlotProgram
-from runtime.slots import Done, Exited, Failed
+from runtime.slots import Done
 from tests.sandbox.jax_programs import arguments, bundle, program
 from tests.sandbox.test_jax_slot import JaxDesk, end, start
-from tests.sandbox.test_slots import value
+from tests.sandbox.test_slots import ended, value
 
 MIB = 1 << 20
 CPU = jax.devices("cpu")[0]
@@ -223,12 +223,14 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def weigh(desk: JaxDesk, one: SlotProgram, code: bytes, files: Mapping[str, File], *arrays: Any) -> Any:
-    """The value of a call of a program whose pieces of weights are ``files``."""
-    desk.process.load(one, code, (), files)
+async def weigh(
+    desk: JaxDesk, one: SlotProgram, code: bytes, files: Mapping[str, File], *arrays: Any
+) -> tuple[int, float]:
+    """How many pieces were passed for a call of a program whose weights are ``files``, and what it gave."""
+    passed = desk.process.load(one, code, (), files)
     job = desk.submit(one, arguments(*arrays), code)
-    event = await desk.wait(Done | Failed | Exited, lambda event: isinstance(event, Exited) or event.job == job)
-    return value(event)
+    event = await desk.wait(Done, ended(job))
+    return passed, float(value(event)[0])
 
 
 @pytest.mark.anyio
@@ -242,18 +244,33 @@ async def test_programs_with_weights_run_in_a_locked_slot(monkeypatch: pytest.Mo
         files = [files_of(one) for one in given]
         code = weighing(7)
         programs = [program(f"p{n}", weights=pieces_of(one)) for n, one in enumerate(given)]
-        sent: list[int] = []
-        monkeypatch.setattr(
-            desk.process, "_send", lambda buffers, file=None, _send=desk.process._send: (
-                sent.append(0) if file is not None else None, _send(buffers, file))
-        )  # fmt: skip
         x = np.zeros(1, np.float32)
-        assert await weigh(desk, programs[0], code, files[0], x) == sums[0]
-        assert len(sent) == len(given[0].pieces) == 3
+        # Files wait behind what the pipe doesn't take at once, each for its own frame.
+        long = np.zeros(4 * MIB, np.float32)
+        behind = desk.submit(program("negative"), arguments(long), bundle(lambda x: [-x], ("float32", ("b",))))
+        assert desk.process._sender._unsent
+        assert await weigh(desk, programs[0], code, files[0], x) == (3, sums[0])
+        assert len(value(await desk.wait(Done, ended(behind)))) == 4 * MIB
         # The same weights under another program, then others, then the first again: what the slot has isn't passed again.
-        assert await weigh(desk, program("again", weights=pieces_of(given[0])), code, {}, x + 1) == sums[0] + 1
-        assert await weigh(desk, programs[1], code, files[1], x) == sums[1]
-        assert await weigh(desk, programs[0], code, {}, x) == sums[0]
-        assert len(sent) == 6
+        assert await weigh(desk, program("again", weights=pieces_of(given[0])), code, {}, x + 1) == (0, sums[0] + 1)
+        assert await weigh(desk, programs[1], code, files[1], x) == (3, sums[1])
+        assert await weigh(desk, programs[0], code, {}, x) == (0, sums[0])
+        monkeypatch.setattr("runtime.slot_wire.WEIGHTS_HELD_BYTES_MAX", 4 * MIB)
+        third = matrices(7, 3)
+        given.append(params.weights_of(third))
+        programs.append(program("p2", weights=pieces_of(given[2])))
+        assert await weigh(desk, programs[2], code, files_of(given[2]), x) == (
+            3,
+            sum(float(one.sum()) for one in third),
+        )
+        assert desk.process.weights.total_bytes <= 4 * MIB, "others are dropped for it"
+        assert await weigh(desk, programs[1], code, files[1], x) == (3, sums[1])
+        # What is wrong with a piece is told to the calls of its program alone.
+        forgery = HOSTILE["overlapping"]
+        forged_program = program("forged", weights=(("f" * 64, len(forgery)),))
+        assert desk.process.load(forged_program, weighing(1), (), {"f" * 64: File(forgery)}) == 1
+        refused = await desk.wait(Done, ended(desk.submit(forged_program, arguments(x))))
+        assert refused.result[0] == 1 and b"can't be used" in refused.result
+        assert await weigh(desk, programs[1], code, {}, x) == (0, sums[1])
     finally:
         await end(desk)
