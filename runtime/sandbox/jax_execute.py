@@ -6,6 +6,7 @@ and what it has for saving compiled programs pickles, which a slot doesn't read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from collections.abc import Callable, Sequence
@@ -56,13 +57,19 @@ class Compiled:
 spec_of: Callable[[Any, Any], Any] = jax.ShapeDtypeStruct
 
 
+def precision(x64: bool) -> contextlib.AbstractContextManager[Any]:
+    """Whatever is read, audited or compiled of a program happens with the precision that it was exported with."""
+    context: contextlib.AbstractContextManager[Any] = jax.enable_x64(x64)
+    return context
+
+
 def compile_exported(audited: Audited, shapes: Sequence[tuple[Any, Shape]], *, x64: bool) -> Compiled:
     """Compile a program that was audited for arguments of these dtypes and shapes.
 
     ValueError when the shapes contradict each other or those of the program; ProgramRefused for what can only be seen
     with shapes; JaxRuntimeError when XLA can't.
     """
-    with jax.enable_x64(x64):
+    with precision(x64):
         specs = [spec_of(shape, dtype) for dtype, shape in shapes]
         lowered = jax.jit(audited.exported.call).lower(*specs)
         audit_lowered(audited, lowered)
