@@ -340,10 +340,18 @@ def _begin_wasm(settings: Settings, plan: lockdown.Plan, held: list[str], report
 
 def _begin_jax(settings: Settings, plan: lockdown.Plan, held: list[str], reporter: Reporter) -> Begun:
     readable = [*settings.import_path, sys.base_prefix, *lockdown.READABLE]
-    held = lockdown.lock_before_threads(plan, held, readable)
+    devices: list[str] = []
+    environment: dict[str, str] = {}
+    if settings.lane == "jax-gpu":
+        from runtime.sandbox import jax_gpu
+
+        devices, environment = jax_gpu.devices(), jax_gpu.ENVIRONMENT
+        readable += jax_gpu.READABLE
+        plan = jax_gpu.plan(plan)
+    held = lockdown.lock_before_threads(plan, held, readable, devices)
     from runtime.sandbox import jax_start
 
-    started = jax_start.start(settings.lane)
+    started = jax_start.start(settings.lane, environment)
     from runtime.sandbox.jax import JaxSandbox  # Behind `start`, which says how jax is to be imported.
     from runtime.sandbox.jax_memory import MemoryWall
 
@@ -351,7 +359,12 @@ def _begin_jax(settings: Settings, plan: lockdown.Plan, held: list[str], reporte
     sandbox.prepare()
     _keep_for_good()
     resident_bytes = _resident_bytes()
-    return sandbox, lockdown.lock_threads(plan, held, jit=True), started.described, resident_bytes
+    return (
+        sandbox,
+        lockdown.lock_threads(plan, held, jit=True, devices=bool(devices)),
+        started.described,
+        resident_bytes,
+    )
 
 
 def _keep_for_good() -> None:
