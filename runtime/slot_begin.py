@@ -64,7 +64,8 @@ def _begin_jax(settings: Settings, plan: lockdown.Plan, held: list[str], host: A
     from runtime.sandbox.jax import JaxSandbox  # Behind `start`, which says how jax is to be imported.
     from runtime.sandbox.jax_memory import MemoryWall
 
-    sandbox = JaxSandbox(host, started, MemoryWall())
+    # What CUDA maps counts as memory of the process: there the client's own bound has to do.
+    sandbox = JaxSandbox(host, started, None if devices else MemoryWall())
     sandbox.prepare()
     _keep_for_good()
     resident_bytes = _resident_bytes()

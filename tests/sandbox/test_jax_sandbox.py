@@ -240,6 +240,15 @@ def test_arguments_that_a_program_does_not_look_at_are_taken_all_the_same(bench:
         bench.sandbox._present = ""
 
 
+def test_whatever_jax_makes_of_a_program_is_its_result(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise AttributeError("no such operation")
+
+    monkeypatch.setattr(jax_execute, "audit_lowered", fails)
+    told = bench.raised(ADD, np.ones((1, 3), F4), np.ones((1, 3), F4))
+    assert told.code == "program_refused" and "AttributeError: no such operation" in told.message
+
+
 def test_programs_and_shapes_used_longest_ago_are_let_go(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox_module, "PROGRAMS_MAX", 2)
     monkeypatch.setattr(sandbox_module, "COMPILED_MAX", 2)
