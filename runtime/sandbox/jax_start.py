@@ -58,7 +58,8 @@ def start(lane: str, environment: Mapping[str, str] | None = None) -> Started:
     device = jax.devices()[0]
     _warm_up(device, PLATFORMS[lane])
     described, features = _describe(lane, device)
-    text = "\n".join((jax.__version__, device.client.platform_version, features, *map(str, asdict(described).values())))
+    parts = (jax.__version__, described.jaxlib, device.client.platform_version, lane, described.kind, features)
+    text = "\n".join(parts)
     return Started(device, asdict(described), hashlib.sha256(text.encode()).hexdigest())
 
 

@@ -6,6 +6,8 @@ those that this kernel or user can't have are named in ``Layers.missing`` and sh
 
 Order matters: files are opened and mapped before; ``setresuid`` clears the parent-death signal, so that comes after;
 Landlock and seccomp come last, since they forbid the calls that the others need.
+A jax slot can't be locked in at once: its imports need files and start threads, and Landlock binds one thread. So the half
+that threads inherit comes first (``lock_before_threads``: only what is imported can be read), the rest when jax is warm.
 """
 
 from __future__ import annotations
