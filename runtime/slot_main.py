@@ -8,7 +8,6 @@ Everything it will ever need is imported and mapped before ``lock``: afterwards 
 from __future__ import annotations
 
 import ctypes
-import gc
 import json
 import os
 import select
@@ -19,14 +18,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
-from runtime import slot_batch, slot_events, slot_wire
+from runtime import slot_batch, slot_begin, slot_events, slot_wire
 from runtime.sandbox import lockdown
+from runtime.slot_begin import Settings
 from runtime.slot_page import Page
 from runtime.slot_stream import ItemStream
-from runtime.slot_wire import Bytes, Frame, FrameBuffer, Kind, Layers, LogLine, SlotJob, SlotProgram, SlotResult
+from runtime.slot_wire import Bytes, Frame, FrameBuffer, Kind, LogLine, SlotJob, SlotProgram, SlotResult
 
 _IOV_MAX = 1024
 _ONE_DESCRIPTOR = socket.CMSG_SPACE(4)
@@ -35,20 +34,6 @@ _COMPILED_WAIT_S = 0.5
 _LARGE_BYTES = 4 << 20
 """After a job whose bytes were more than this, freed memory goes back to the machine: glibc keeps tens of MB."""
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a slot is started; travels as JSON in its arguments."""
-
-    pipe: int
-    page: int
-    parent_pid: int
-    path_aot: str
-    started_monotonic_s: float
-    data_bytes_max: int
-    lane: str = "wasm"
-    import_path: tuple[str, ...] = ()
 
 
 class Sandbox(Protocol):
@@ -318,48 +303,6 @@ def _take_weights(pipe: Pipe, sandbox: WeighingSandbox, received: Frame) -> None
     sandbox.load_weights(digest, pipe.descriptor(), size_bytes)
 
 
-def _resident_bytes() -> int:
-    with open("/proc/self/statm", "rb") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-Begun = tuple[Sandbox, Layers, dict[str, Any] | None, int]
-"""A sandbox behind its walls, the layers of these, the device of a jax lane, and bytes that are resident."""
-
-
-def _begin_wasm(settings: Settings, plan: lockdown.Plan, held: list[str], reporter: Reporter) -> Begun:
-    os.environ["TOKIO_WORKER_THREADS"] = "1"  # wasmtime's clock runs on tokio, which would start one per core.
-    from runtime.sandbox.wasm import WasmSandbox  # Last: an orphan is gone before it has read 50 MB.
-
-    sandbox = WasmSandbox(settings.path_aot, reporter)
-    sandbox.prepare()  # Warms whatever is made on first use, while files can still be opened.
-    _keep_for_good()
-    resident_bytes = _resident_bytes()
-    return sandbox, lockdown.lock(plan, held), None, resident_bytes
-
-
-def _begin_jax(settings: Settings, plan: lockdown.Plan, held: list[str], reporter: Reporter) -> Begun:
-    readable = [*settings.import_path, sys.base_prefix, *lockdown.READABLE]
-    held = lockdown.lock_before_threads(plan, held, readable)
-    from runtime.sandbox import jax_start
-
-    started = jax_start.start(settings.lane)
-    from runtime.sandbox.jax import JaxSandbox  # Behind `start`, which says how jax is to be imported.
-    from runtime.sandbox.jax_memory import MemoryWall
-
-    sandbox = JaxSandbox(reporter, started, MemoryWall())
-    sandbox.prepare()
-    _keep_for_good()
-    resident_bytes = _resident_bytes()
-    return sandbox, lockdown.lock_threads(plan, held, jit=True), started.described, resident_bytes
-
-
-def _keep_for_good() -> None:
-    """What start-up made stays: later collections needn't look at it, and its pages stay shared."""
-    gc.collect()
-    gc.freeze()
-
-
 def main(argument: str) -> None:
     """Run one slot; ``argument`` is its Settings as JSON. Returns when the agent closes the pipe."""
     settings = Settings(**json.loads(argument))
@@ -370,9 +313,7 @@ def main(argument: str) -> None:
     pipe = Pipe(socket.socket(fileno=settings.pipe), descriptors=settings.lane != "wasm")
     reporter = Reporter(pipe, page)
 
-    plan = lockdown.Plan(settings.parent_pid, data_bytes_max=settings.data_bytes_max)
-    begin = _begin_wasm if settings.lane == "wasm" else _begin_jax
-    sandbox, layers, device, resident_bytes = begin(settings, plan, held, reporter)
+    sandbox, layers, device, resident_bytes = slot_begin.begin(settings, held, reporter)
     start_s = time.monotonic() - settings.started_monotonic_s
     try:
         pipe.send(slot_events.ready_frame(layers, start_s, resident_bytes, device))

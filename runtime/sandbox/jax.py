@@ -151,7 +151,8 @@ class JaxSandbox:
                 f"the program has no module for {self._platform}",
                 hint="fleet deploy says why there is none; or ask for other cars with requires=",
             )
-        return audit(description.modules[number], description.head, number, loaded.program.memory_bytes)
+        with jax_execute.precision(description.x64):
+            return audit(description.modules[number], description.head, number, loaded.program.memory_bytes)
 
     def run(self, job: SlotJob) -> SlotResult:
         """Run ``job`` of a loaded program."""

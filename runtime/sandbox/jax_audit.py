@@ -232,9 +232,9 @@ def _check_main(exported: export.Exported, walked: Walked) -> None:
     main = walked.functions.get("main")
     if main is None:
         raise refuse("it has no main function")
-    platform: list[Value] = [("i32", ())] if len(exported.platforms) > 1 else []
-    if platform and main.inputs[:1] == [("i64", ())]:
-        platform = main.inputs[:1]  # It was exported with x64 on.
+    platform: list[Value] = []
+    if len(exported.platforms) > 1:  # Which one it runs on; exported with x64, it is counted in 64 bits.
+        platform = [("i64", ())] if main.inputs[:1] == [("i64", ())] else [("i32", ())]
     kept = set(exported.module_kept_var_idx)
     wanted = platform + [_value(aval) for at, aval in enumerate(exported.in_avals) if at in kept]
     if main.inputs != wanted or main.outputs != list(map(_value, exported.out_avals)):

@@ -6,6 +6,7 @@ and what it has for saving compiled programs pickles, which a slot doesn't read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from collections.abc import Callable, Sequence
@@ -15,10 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax._src.core import ShapedArray
+from jax.errors import JaxRuntimeError
 from jax.sharding import SingleDeviceSharding
 from jaxlib import xla_client
 
-from fleet.protocol.errors import ProtocolError
+from fleet.protocol.errors import FleetError, ProgramRefused, ProtocolError
 from runtime.sandbox.jax_audit import Audited, audit_lowered
 
 Bytes = bytes | bytearray | memoryview
@@ -56,17 +58,28 @@ class Compiled:
 spec_of: Callable[[Any, Any], Any] = jax.ShapeDtypeStruct
 
 
+def precision(x64: bool) -> contextlib.AbstractContextManager[Any]:
+    """Whatever is read, audited or compiled of a program happens with the precision that it was exported with."""
+    context: contextlib.AbstractContextManager[Any] = jax.enable_x64(x64)
+    return context
+
+
 def compile_exported(audited: Audited, shapes: Sequence[tuple[Any, Shape]], *, x64: bool) -> Compiled:
     """Compile a program that was audited for arguments of these dtypes and shapes.
 
     ValueError when the shapes contradict each other or those of the program; ProgramRefused for what can only be seen
     with shapes; JaxRuntimeError when XLA can't.
     """
-    with jax.enable_x64(x64):
-        specs = [spec_of(shape, dtype) for dtype, shape in shapes]
-        lowered = jax.jit(audited.exported.call).lower(*specs)
-        audit_lowered(audited, lowered)
-        compiled = lowered.compile()
+    try:
+        with precision(x64):
+            specs = [spec_of(shape, dtype) for dtype, shape in shapes]
+            lowered = jax.jit(audited.exported.call).lower(*specs)
+            audit_lowered(audited, lowered)
+            compiled = lowered.compile()
+    except (FleetError, ValueError, TypeError, MemoryError, NotImplementedError, JaxRuntimeError):
+        raise
+    except Exception as error:  # jax and MLIR have more kinds. Another car's jax would say the same of this program.
+        raise ProgramRefused(f"jax can't compile the program ({type(error).__name__}: {str(error)[:500]})") from None
     inside: Any = compiled._executable
     return _of(inside.xla_executable, tuple(sorted(inside._kept_var_idx)))
 

@@ -163,7 +163,7 @@ def check_arguments(specs: Sequence[Spec], arrays: Sequence[Any]) -> None:
         raise TypeError(f"the function takes {len(specs)} arrays, it got {len(arrays)}")
     sizes: dict[str, int] = {}
     for number, (spec, array) in enumerate(zip(specs, arrays, strict=True)):
-        if array.dtype != spec.dtype or array.ndim != len(spec.shape):
+        if getattr(array, "dtype", None) != spec.dtype or array.ndim != len(spec.shape):
             raise TypeError(f"array {number} has to be {spec}, it is {_of(array)}")
         for wanted, size in zip(spec.shape, array.shape, strict=True):
             if type(wanted) is int:
@@ -176,4 +176,6 @@ def check_arguments(specs: Sequence[Spec], arrays: Sequence[Any]) -> None:
 
 
 def _of(array: Any) -> str:
+    if not hasattr(array, "dtype"):
+        return f"a {type(array).__name__}"
     return f"{array.dtype.name}[{','.join(map(str, array.shape))}]"

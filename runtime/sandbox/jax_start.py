@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -49,15 +50,16 @@ class Started:
     fingerprint: str
 
 
-def start(lane: str) -> Started:
+def start(lane: str, environment: Mapping[str, str] | None = None) -> Started:
     """Import, make the client of ``lane``, and warm up. RuntimeError where there is no such device."""
-    os.environ.update(_ENVIRONMENT, JAX_PLATFORMS=PLATFORMS[lane])
+    os.environ.update(_ENVIRONMENT, JAX_PLATFORMS=PLATFORMS[lane], **(environment or {}))
     import jax
 
     device = jax.devices()[0]
     _warm_up(device, PLATFORMS[lane])
     described, features = _describe(lane, device)
-    text = "\n".join((jax.__version__, device.client.platform_version, features, *map(str, asdict(described).values())))
+    parts = (jax.__version__, described.jaxlib, device.client.platform_version, lane, described.kind, features)
+    text = "\n".join(parts)
     return Started(device, asdict(described), hashlib.sha256(text.encode()).hexdigest())
 
 

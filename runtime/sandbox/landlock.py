@@ -23,7 +23,7 @@ _FS_RIGHTS_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1
 _NET_RIGHTS = 0b11  # BIND_TCP, CONNECT_TCP: since ABI 4.
 _SCOPES = 0b11  # ABSTRACT_UNIX_SOCKET, SIGNAL: since ABI 6.
 
-_EXECUTE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 2, 1 << 3
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _MAKE_CHAR, _MAKE_SOCK, _MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM = 1 << 6, 1 << 9, 1 << 10, 1 << 11, 1 << 12
 _IOCTL_DEV = 1 << 15
 _NEVER_IN_SCRATCH = _EXECUTE | _MAKE_CHAR | _MAKE_SOCK | _MAKE_FIFO | _MAKE_BLOCK | _MAKE_SYM | _IOCTL_DEV
@@ -47,10 +47,13 @@ def abi() -> int:
         return 0
 
 
-def restrict(writable_folder: str | None = None, readable: Iterable[str] = ()) -> list[str]:
+def restrict(
+    writable_folder: str | None = None, readable: Iterable[str] = (), devices: Iterable[str] = ()
+) -> list[str]:
     """Give up all that this kernel's version can take away; files beneath ``writable_folder`` stay usable.
 
     ``readable``: files, and folders with all beneath them, that can still be read; those that don't exist are left out.
+    ``devices``: files of devices that can still be opened, written to and told by ioctl what to do.
 
     Returns the layers that hold now: of ``landlock`` (files), ``landlock-net``, ``landlock-scope``; none without
     Landlock. Needs ``no_new_privs``. OSError when the kernel has it and refuses.
@@ -70,6 +73,9 @@ def restrict(writable_folder: str | None = None, readable: Iterable[str] = ()) -
         for path in readable:
             with contextlib.suppress(FileNotFoundError):
                 _allow_beneath(ruleset, path, _READ_FILE | _READ_DIR)
+        for path in devices:
+            with contextlib.suppress(FileNotFoundError):
+                _allow_beneath(ruleset, path, (_READ_FILE | _WRITE_FILE | _IOCTL_DEV) & rights)
         _syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint(0))
     finally:
         os.close(ruleset)

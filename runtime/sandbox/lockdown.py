@@ -6,6 +6,8 @@ those that this kernel or user can't have are named in ``Layers.missing`` and sh
 
 Order matters: files are opened and mapped before; ``setresuid`` clears the parent-death signal, so that comes after;
 Landlock and seccomp come last, since they forbid the calls that the others need.
+A jax slot can't be locked in at once: its imports need files and start threads, and Landlock binds one thread. So the half
+that threads inherit comes first (``lock_before_threads``: only what is imported can be read), the rest when jax is warm.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class Plan:
     parent_pid: int
     scratch: str | None = None
     file_bytes_max: int = STDERR_BYTES_MAX
+    files_max: int = FILES_MAX
     data_bytes_max: int | None = None
     """Bound on private writable memory. Address space can't be bounded: wasmtime reserves 4 GiB and more of it."""
 
@@ -131,11 +134,13 @@ def lock(plan: Plan, prepared: Iterable[str] = ()) -> Layers:
     return _layers(held)
 
 
-def lock_before_threads(plan: Plan, prepared: Iterable[str], readable: Iterable[str]) -> list[str]:
+def lock_before_threads(
+    plan: Plan, prepared: Iterable[str], readable: Iterable[str], devices: Iterable[str] = ()
+) -> list[str]:
     """The layers that bind a thread and what it starts, for a process whose imports start threads; returns those held.
 
     ``readable``: files and folders that what is imported needs; nothing else is to be had from here on. ``lock_threads``
-    follows when all is imported, and before a foreign byte is read.
+    follows when all is imported, and before a foreign byte is read. ``devices``: what the process computes on.
     """
     _assert_one_thread()
     held = list(prepared)
@@ -143,13 +148,13 @@ def lock_before_threads(plan: Plan, prepared: Iterable[str], readable: Iterable[
     set_no_new_privs()
     held.append("nonewprivs")
     try:
-        held += landlock.restrict(plan.scratch, readable)
+        held += landlock.restrict(plan.scratch, readable, devices)
     except OSError:
         pass  # Named among the missing.
     return held
 
 
-def lock_threads(plan: Plan, held: list[str], *, jit: bool) -> Layers:
+def lock_threads(plan: Plan, held: list[str], *, jit: bool, devices: bool = False) -> Layers:
     """The rest of the layers, in all threads that there are by now. As ``lock``, no file can be opened after.
 
     glibc changes the user of all threads, the kernel shares dumpability between them and is told to with seccomp;
@@ -162,7 +167,7 @@ def lock_threads(plan: Plan, held: list[str], *, jit: bool) -> Layers:
     if "landlock" in held:
         landlock.restrict()  # This thread, which parses what is foreign, needs none of the files any more.
     if seccomp.supported():
-        _attempt(held, "seccomp", lambda: seccomp.install(scratch=False, jit=jit))
+        _attempt(held, "seccomp", lambda: seccomp.install(scratch=False, jit=jit, devices=devices))
     return _layers(held)
 
 
@@ -194,7 +199,7 @@ def set_limits(plan: Plan) -> None:
     RLIMIT_NPROC counts threads too, and those of all slots and of whatever else runs as this user."""
     limits = {
         resource.RLIMIT_CORE: 0,  # A core dump would write the tenant's memory to the owner's disk.
-        resource.RLIMIT_NOFILE: FILES_MAX,
+        resource.RLIMIT_NOFILE: plan.files_max,
         resource.RLIMIT_FSIZE: plan.file_bytes_max,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,

@@ -55,7 +55,7 @@ _X86_64 = dict(
     epoll_wait=232, epoll_ctl=233, tgkill=234, openat=257, mkdirat=258, newfstatat=262, unlinkat=263, renameat=264,
     readlinkat=267, ppoll=271, set_robust_list=273, utimensat=280, epoll_pwait=281, fallocate=285, eventfd2=290,
     epoll_create1=291, preadv=295, pwritev=296, renameat2=316, getrandom=318, membarrier=324, statx=332, rseq=334,
-    restart_syscall=219, prlimit64=302, openat2=437,
+    ioctl=16, restart_syscall=219, prlimit64=302, openat2=437,
 )  # fmt: skip
 _AARCH64 = dict(
     eventfd2=19, epoll_create1=20, epoll_ctl=21, epoll_pwait=22, dup=23, fcntl=25, mkdirat=34, unlinkat=35,
@@ -66,7 +66,7 @@ _AARCH64 = dict(
     tgkill=131, sigaltstack=132, rt_sigaction=134, rt_sigprocmask=135, rt_sigreturn=139, getrusage=165, getpid=172,
     gettid=178, sendto=206, recvfrom=207, sendmsg=211, recvmsg=212, brk=214, munmap=215, mremap=216, clone=220,
     mmap=222, mprotect=226, madvise=233, renameat2=276, getrandom=278, membarrier=283, statx=291, rseq=293,
-    restart_syscall=128, prlimit64=261, openat2=437,
+    ioctl=29, restart_syscall=128, prlimit64=261, openat2=437,
 )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def supported() -> bool:
     return platform.machine() in _MACHINES
 
 
-def assemble(machine: str, *, pid: int, scratch: bool, jit: bool = False) -> bytes:
+def assemble(machine: str, *, pid: int, scratch: bool, jit: bool = False, devices: bool = False) -> bytes:
     """The BPF program for a process ``pid`` on ``machine``; ``scratch`` allows file calls (Landlock bounds them).
 
     ``jit``: the process compiles. What XLA makes is written first, then made executable and read-only by mprotect, so
@@ -96,6 +96,9 @@ def assemble(machine: str, *, pid: int, scratch: bool, jit: bool = False) -> byt
     whoever already makes system calls of his choice in there can bring code of his own, as he can't in the wasm lane. All
     the other walls stand around it alike: still no files, network, processes or privileges. And it bounds its own memory
     anew for each program, beneath the bound that it started with.
+
+    ``devices``: the process computes on devices that it has opened. Their drivers are spoken to by ioctl, whose commands no
+    filter can tell apart: what may be said to whom is bounded by which files are open.
     """
     target = _MACHINES[machine]
     numbers = target.numbers
@@ -107,7 +110,7 @@ def assemble(machine: str, *, pid: int, scratch: bool, jit: bool = False) -> byt
     ]
     if target.x32:  # The x32 calls share the architecture's number and have a bit set.
         code += [(_JUMP_GE, 0, 1, _X32_BIT), (_RETURN, 0, 0, _KILL_PROCESS)]
-    names = _ANYTIME + (_SCRATCH if scratch else [])
+    names = _ANYTIME + (_SCRATCH if scratch else []) + (["ioctl"] if devices else [])
     for name in names:
         if name in numbers:  # aarch64 has no poll and no epoll_wait.
             code += [(_JUMP_EQ, 0, 1, numbers[name]), (_RETURN, 0, 0, _ALLOW)]
@@ -163,10 +166,10 @@ def _when(
     return [(_JUMP_EQ, 0, len(code), number), *code]
 
 
-def install(*, scratch: bool, jit: bool = False) -> None:
+def install(*, scratch: bool, jit: bool = False, devices: bool = False) -> None:
     """Install the filter for good, in all threads of this process. Needs ``no_new_privs``. OSError when refused."""
     machine = platform.machine()
-    program = ctypes.create_string_buffer(assemble(machine, pid=os.getpid(), scratch=scratch, jit=jit))
+    program = ctypes.create_string_buffer(assemble(machine, pid=os.getpid(), scratch=scratch, jit=jit, devices=devices))
     header = struct.pack("<HxxxxxxQ", (len(program) - 1) // 8, ctypes.addressof(program))
     libc = ctypes.CDLL(None, use_errno=True)
     call: Callable[..., int] = libc.syscall

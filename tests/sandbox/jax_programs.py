@@ -62,3 +62,33 @@ def program(key: str, **options: Any) -> SlotProgram:
 
 def arguments(*arrays: Any) -> bytes:
     return codec.encode([np.asarray(one) if not isinstance(one, dict) else one for one in arrays])
+
+
+class Desk:
+    """What a sandbox in this process tells, and what is kept for it."""
+
+    def __init__(self) -> None:
+        self.began: list[int] = []
+        self.told: list[tuple[int, bytes]] = []
+        self.kept: dict[str, bytes] = {}
+        self.asked: list[str] = []
+
+    def progress(self, position: int) -> None:
+        self.began.append(position)
+
+    def items(self, first: int, results: bytes) -> None:
+        self.told.append((first, results))
+
+    def compiled(self, key: str) -> bytes | None:
+        self.asked.append(key)
+        return self.kept.get(key)
+
+    def keep_compiled(self, key: str, data: bytes) -> None:
+        self.kept[key] = data
+
+
+def started() -> Any:
+    """A client as a slot has it, of this process."""
+    from runtime.sandbox.jax_start import Started
+
+    return Started(jax.devices("cpu")[0], {"lane": "jax-cpu"}, "test")

@@ -117,6 +117,8 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "make_all_executable": lambda: make_executable(7),
     "make_only_executable": lambda: make_executable(4),
     "map_file_as_code": map_file_as_code,
+    "use_device": lambda: os.write(os.open("/dev/null", os.O_WRONLY), b"x"),
+    "use_other_device": lambda: os.open("/dev/zero", os.O_RDONLY),
     "read_package": lambda: open(landlock.__file__).close(),
     "list_tasks": lambda: os.listdir("/proc/self/task"),
     "thread_of_before": lambda: EARLIER.attempt(),
@@ -190,6 +192,7 @@ def main() -> None:
             "rlimits": lambda: lockdown.set_limits(plan),
             "user": lockdown.become_nobody,
             "landlock": lambda: landlock.restrict(SCRATCH),
+            "devices": lambda: landlock.restrict(None, (), ["/dev/null", "/dev/none"]),
             "seccomp": lambda: seccomp.install(scratch=SCRATCH is not None),
         }
         for layer in wanted:

@@ -27,3 +27,9 @@ def test_nothing_is_left_but_to_compile() -> None:
     assert report["held"] == [layer for layer in lockdown.LAYERS if layer in report["held"]]
     if landlock.abi() >= 6:
         assert report["missing"] == ([] if os.geteuid() == 0 else ["user"])
+
+
+@needs_landlock
+def test_a_slot_that_computes_on_a_device_opens_that_alone() -> None:
+    report = run_locked(["devices"], ["use_device", "use_other_device", "read_passwd"])
+    assert report["attempts"] == {"use_device": "allowed", "use_other_device": "EACCES", "read_passwd": "EACCES"}

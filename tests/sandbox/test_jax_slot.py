@@ -156,6 +156,16 @@ async def test_kernels_that_need_files_have_them_already(desk: JaxDesk) -> None:
     assert [one.dtype.name for one in found[:7]] == ["float64"] * 7
 
 
+async def test_no_memory_can_be_written_and_executed(desk: JaxDesk) -> None:
+    """With compiled programs in it, and no file open but what it was given and its own statistics."""
+    await desk.give("double", DOUBLE, np.ones((2, 4), np.float32))
+    rights = [line.split()[1] for line in proc(desk.process, "maps").decode().splitlines()]
+    assert any("x" in one for one in rights) and not any("w" in one and "x" in one for one in rights)
+    folder = f"/proc/{desk.process.pid}/fd"
+    opened = {os.readlink(f"{folder}/{number}").partition(":")[0] for number in os.listdir(folder)}
+    assert opened <= {"/dev/null", "/memfd", "socket", "anon_inode", f"/proc/{desk.process.pid}/statm"}
+
+
 async def test_a_chunk_reports_its_items(desk: JaxDesk) -> None:
     rows = [np.full((1, 4), n, np.float32) for n in range(5)]
     rows[3] = np.ones((1, 3), np.float32)

@@ -201,6 +201,9 @@ def test_filter_of_a_compiling_process(machine: str, arch: int, mmap: int, mprot
     assert verdict(code, arch, 302 if mprotect == 10 else 261, [0, 7]) == EPERM
     assert verdict(code, arch, 302 if mprotect == 10 else 261, [1, 2]) == EPERM
     assert verdict(code, arch, mprotect, [0, 0, 5 | 0x01000000]) == EPERM, "growing downwards as well"
+    ioctl = 16 if mprotect == 10 else 29
+    on_devices = seccomp.assemble(machine, pid=77, scratch=False, jit=True, devices=True)
+    assert (verdict(code, arch, ioctl), verdict(on_devices, arch, ioctl)) == (EPERM, ALLOW)
     closed = seccomp.assemble(machine, pid=77, scratch=False)
     assert [verdict(closed, arch, mprotect, [0, 0, bits]) for bits in range(8)] == [ALLOW] * 4 + [EPERM] * 4
 

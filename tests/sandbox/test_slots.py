@@ -318,7 +318,8 @@ async def test_a_kill_is_immediate_even_if_the_slot_never_listens(guest_image: G
             slot.kill()
             await slot.reaped()
             reaped_s.append(time.perf_counter() - begun)
-            assert desk.events[-1] == Exited(-signal.SIGKILL, True, "")
+            exited = desk.of(Exited)[0]
+            assert exited is desk.events[-1] and exited.returncode == -signal.SIGKILL and exited.expected
             assert len(desk.of(Exited)) == 1 and not desk.of(Done)
             with pytest.raises(ProcessLookupError):
                 os.kill(slot.pid, 0)
