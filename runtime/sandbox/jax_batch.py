@@ -38,10 +38,11 @@ class Plan:
 def plan_of(description: Description, rows_max: int) -> Plan | None:
     """The plan for a program; None where calls can't be joined: they run one by one then.
 
-    The dimension is named in the head (``"batch": {"dimension": "b"}``). It has to lead every output, and appear nowhere else.
+    The head says whether (``"batch": true``). The first name that leads an input is the dimension; it has to lead every
+    output, and to appear nowhere else.
     """
-    batch = description.head.get("batch")
-    name = batch.get("dimension") if isinstance(batch, dict) else None
+    led = [spec.shape[0] for spec in description.inputs if spec.shape and isinstance(spec.shape[0], str)]
+    name = led[0] if led and description.head.get("batch") is True else None
     if not isinstance(name, str) or not name.isidentifier() or _keeps(description.result):
         return None
     joined = tuple(spec.shape[:1] == (name,) for spec in description.inputs)
@@ -149,7 +150,7 @@ def _run(
     first = 0
     for number, part in zip(numbers, parts, strict=True):
         last = first + part.rows
-        ended[number] = [one[first] if part.single else one[first:last] for one in outputs]
+        ended[number] = [one[first, ...] if part.single else one[first:last] for one in outputs]
         first = last
 
 

@@ -83,14 +83,16 @@ class MapRun:
         function: Function[Any, Any],
         inputs: Iterable[tuple[Any, ...]],
         chunksize: int | None,
+        unit: int = 1,
     ) -> None:
+        """``unit``: items that a car runs as one."""
         self._client = client
         self._packer = packer
         self._bound: Bound | None = None
         """The version that the open chunk is for: in the jax lane items may need several."""
         self._function = function
         self._inputs = inputs
-        self._tuner = Tuner(chunksize)
+        self._tuner = Tuner(chunksize, unit)
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._open: list[bytes] = []

@@ -10,13 +10,16 @@ import asyncio
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from fleet._inputs import Row
 from fleet.protocol.errors import DeployError
 
 if TYPE_CHECKING:
     from fleet._client import Client
     from fleet._function import Function
     from fleet._jax.program import Programs, Traced
+    from fleet._jax.rows import Rows
     from fleet._register import Bound
+    from fleet.protocol.messages import JaxProgram
 
 _BOUND_MAX = 256
 
@@ -34,6 +37,13 @@ def programs_of(function: Function[Any, Any]) -> Programs:
     return program.programs_of(function)
 
 
+def jax_program(bound: Bound) -> JaxProgram | None:
+    """What is known of a version's program, if it is one of the jax lane."""
+    if bound.manifest is not None:
+        return bound.manifest.program.jax
+    return getattr(bound.pickler, "program", None)
+
+
 class Packer:
     """Packs calls of one function for one client, and finds the version that each needs. For one thread at a time."""
 
@@ -43,12 +53,16 @@ class Packer:
         self._fixed: Bound | None = None
         self._programs: Programs | None = None
         self._x64 = False
+        self._rows: Rows | None = None
         if function.options.runtime == "jax":
             self._programs = programs_of(function)
             self._x64 = self._programs.x64()
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bound, bytes]:
         """The version that is registered for these arguments, and the arguments packed."""
+        return self._row(args) if type(args) is Row else self._whole(args, kwargs)
+
+    def _whole(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Bound, bytes]:
         programs = self._programs
         if programs is None:
             bound = self.bound()
@@ -56,6 +70,27 @@ class Packer:
         call = programs.analyse(args, kwargs, self._x64)
         traced = programs.known(call) or programs.trace(call)
         return self._bound_of(traced), traced.pack(call)
+
+    def _row(self, args: Row) -> tuple[Bound, bytes]:
+        """An item that is a row: on the wire without its leading dimension, and so is its result."""
+        key = tuple((array.shape, array.dtype) for array in args)
+        if self._rows is None or self._rows.key != key:
+            bound, _ = self._whole(args, {})  # Checks it as it checks any call.
+            from fleet._jax.rows import Rows
+
+            program = jax_program(bound)
+            assert program is not None, bound
+            self._rows = Rows(key, bound, program, self._function.display_name)
+        return self._rows.bound, self._rows.pack(args)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows that a car runs as one; 0: calls run by themselves."""
+        program = jax_program(self._fixed) if self._fixed is not None else None
+        batch = program.batch if program is not None else None
+        if batch is not None:
+            return batch.max_size
+        return self._function.options.batch.max_size if self._function.options.batch is not None else 0
 
     def bound(self) -> Bound:
         """The version of a function of the other lane, or of one found by name."""

@@ -22,11 +22,13 @@ WAIT_NOISE_S = 0.004
 
 
 class Tuner:
-    """``chunksize`` fixes the size; ``chunks_max`` is how many chunks may be in flight now."""
+    """``chunksize`` fixes the size; ``chunks_max`` is how many chunks may be in flight now. ``unit``: as many items run as
+    one, a chunk is made of whole ones."""
 
-    def __init__(self, chunksize: int | None) -> None:
+    def __init__(self, chunksize: int | None, unit: int = 1) -> None:
         self._fixed = chunksize
-        self.items = chunksize or 1
+        self._unit = unit
+        self.items = chunksize or unit
         self.bytes_max = CHUNK_BYTES_MAX
         self.chunks_max = CHUNKS_START
         self.observed = 0
@@ -50,9 +52,11 @@ class Tuner:
         self._item_s = item_s if self.observed == 1 else self._item_s + 0.4 * (item_s - self._item_s)
         if self._fixed is None:
             wanted = min(CHUNK_S / self._item_s, self.items * GROWTH_MAX, CHUNK_ITEMS_MAX)
-            self.items = max(1, int(wanted))
+            self.items = max(self._unit, int(wanted) // self._unit * self._unit)
             inline_items = INLINE_BYTES * items / max(1, payload_bytes)
-            inline_is_enough = inline_items * self._item_s >= CHUNK_S / 2
+            inline_is_enough = inline_items * self._item_s >= CHUNK_S / 2 and (
+                self._unit == 1 or inline_items >= self.items
+            )
             self.bytes_max = INLINE_BYTES if inline_is_enough else CHUNK_BYTES_MAX
 
     def _observe_wait(self, run_s: float, wait_s: float, latency_s: float) -> None:

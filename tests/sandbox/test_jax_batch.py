@@ -21,7 +21,7 @@ from tests.sandbox.jax_programs import arguments, bundle, program
 from tests.sandbox.test_jax_slot import JaxDesk, end, start
 from tests.sandbox.test_slots import ended, value
 
-B = {"dimension": "b"}
+B = True
 
 
 def _sized(x: Any) -> list[Any]:

@@ -35,6 +35,7 @@ class NamedPickler:
         program = manifest.program.jax
         assert program is not None, manifest
         self._name = f"{manifest.app}.{manifest.function}"
+        self.program = program
         self._x64 = program.x64
         self._inputs: list[ArraySpec] = program.inputs
         self._rows: dict[str, list[Any]] = {row[0]: row[1:] for row in json.loads(program.arguments or "[]")}
