@@ -110,7 +110,10 @@ async def find(api: Api, client: object, function: Function[Any, Any]) -> Bound:
         return Bound(client, ref.app, ref.function, ref.version, ArgumentPickler(None))
     named = importlib.import_module("fleet._jax.named")
     until_s = math.inf if ref.version is not None else time.monotonic() + NAMED_S
-    return Bound(client, ref.app, ref.function, found.version, named.NamedPickler(found.manifest), until_s=until_s)
+    return Bound(
+        client, ref.app, ref.function, found.version, named.NamedPickler(found.manifest), until_s=until_s,
+        classes=Classes(unpack=named.with_refs),
+    )  # fmt: skip
 
 
 def describe(function: Function[Any, Any], app: str, tell: Tell | None = None) -> tuple[Manifest, Bundle, Lock | None]:
