@@ -14,7 +14,8 @@ from typing import Protocol, cast
 
 from fleet.protocol.errors import SandboxTrap
 from runtime import slot_events, slot_wire
-from runtime.slot_wire import Bytes, Frame, Kind, SlotJob, SlotProgram, SlotResult
+from runtime.slot_frames import Frame
+from runtime.slot_wire import Bytes, Kind, SlotJob, SlotProgram, SlotResult
 
 
 class Source(Protocol):

@@ -15,18 +15,17 @@ from typing import Any
 
 from fleet.protocol import limits
 from fleet.protocol.errors import ProtocolError
+from runtime.slot_frames import Frame, frame
 from runtime.slot_wire import (
     COMPILED_BYTES_MAX,
     COMPILED_KEY_CHARS,
     TEXT_BYTES_MAX,
     Bytes,
-    Frame,
     Kind,
     Layers,
     LogLine,
     Progress,
     SlotResult,
-    frame,
 )
 
 

@@ -23,9 +23,10 @@ from typing import Protocol, cast
 from runtime import slot_batch, slot_begin, slot_events, slot_wire
 from runtime.sandbox import lockdown
 from runtime.slot_begin import Settings
+from runtime.slot_frames import Frame, FrameBuffer
 from runtime.slot_page import Page
 from runtime.slot_stream import ItemStream
-from runtime.slot_wire import Bytes, Frame, FrameBuffer, Kind, LogLine, SlotJob, SlotProgram, SlotResult
+from runtime.slot_wire import Bytes, Kind, LogLine, SlotJob, SlotProgram, SlotResult
 
 _IOV_MAX = 1024
 _ONE_DESCRIPTOR = socket.CMSG_SPACE(4)

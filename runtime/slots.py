@@ -44,10 +44,11 @@ from runtime.slot_events import (
     SlotEvent,
     Trapped,
 )
+from runtime.slot_frames import FrameBuffer
 from runtime.slot_page import Page
 from runtime.slot_sender import Descriptor, FrameSender
 from runtime.slot_spawn import Spawned
-from runtime.slot_wire import Bytes, FrameBuffer, Layers, Progress, SlotJob, SlotProgram
+from runtime.slot_wire import Bytes, Layers, Progress, SlotJob, SlotProgram
 
 log = logging.getLogger("fleet.car")
 

@@ -114,10 +114,13 @@ def bind_named(client: object, function: Function[Any, Any], found: FunctionInfo
     assert ref is not None, function
     if found is None or found.manifest.program.jax is None:
         return Bound(client, ref.app, ref.function, ref.version, ArgumentPickler(None))
-    from fleet._jax.named import NamedPickler  # Here: it imports numpy.
+    from fleet._jax.named import NamedPickler, with_refs  # Here: it imports numpy.
 
     until_s = math.inf if ref.version is not None else time.monotonic() + NAMED_S
-    return Bound(client, ref.app, ref.function, found.version, NamedPickler(found.manifest), until_s=until_s)
+    return Bound(
+        client, ref.app, ref.function, found.version, NamedPickler(found.manifest), until_s=until_s,
+        classes=Classes(unpack=with_refs),
+    )  # fmt: skip
 
 
 def describe(function: Function[Any, Any], app: str, tell: Tell | None = None) -> tuple[Manifest, Bundle, Lock | None]:

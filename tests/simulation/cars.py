@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SLOT_START_S = 0.25
 JAX_START_S = 2.0
 REAP_S = 0.005
+PUT_S = 0.02
 TICK_S_MIN = 0.001
 
 
@@ -178,6 +179,9 @@ class SimulatedCar:
                     lambda answer: world.hear_release(self.name, release, answer),
                     lambda _: self.feed(t.ReleaseAnswered(number)),
                 )
+            case t.PutBlob(entry, kept=str(digest), data=data):
+                stored = t.BlobStored(entry, digest, len(data), kept=True)
+                world.clock.after(PUT_S, lambda: self.do(lambda: self.feed(stored)))
             case t.SendReport(number, outcomes, parts):
                 report = OutcomeReport.model_construct(outcomes=list(outcomes))
                 copies = [memoryview(bytes(part)) for part in parts]
@@ -240,6 +244,8 @@ class SimulatedCar:
             self.feed(t.SlotTrapped(slot, run, None if job.items is None else job.finished, "trap"))
             return
         if job.items is None:
+            if job.grant.function == "tensor":
+                self.feed(t.SlotKept(slot, run, world.state_after(job), b"state"))
             self.feed(t.SlotDone(slot, run, world.result_of(job, 0)))
         else:
             first = job.items // 2 if job.items > 1 else 0

@@ -95,6 +95,11 @@ def ignore_lanes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(granting, "ranked", lambda need, kinds: list(kinds))
 
 
+def forget_what_is_kept(patch: pytest.MonkeyPatch) -> None:
+    """Calls go to any car, whoever has what they go on from."""
+    patch.setattr(granting, "_keeper", lambda board, entry: None)
+
+
 def ignore_places(patch: pytest.MonkeyPatch) -> None:
     """A car runs a job wherever its slot is free, however many others run."""
     patch.setattr(SlotPool, "full", False)
@@ -109,5 +114,6 @@ MUTATIONS: tuple[Plant, ...] = (
     double_grant,
     ignore_standing,
     ignore_lanes,
+    forget_what_is_kept,
     ignore_places,
 )

@@ -46,7 +46,7 @@ def storm(world: World) -> None:
 def _calls(world: World) -> None:
     clock, rng = world.clock, world.clock.random
     for _ in range(rng.randint(20, 60)):
-        function = rng.choice(("quick", "quick", "slow", "flaky", "single", "tensor"))
+        function = rng.choice(("quick", "quick", "slow", "flaky", "single", "tensor", "tensor"))
         items = rng.choice((None, None, 1, 2, 7, 20)) if function in ("quick", "flaky", "tensor") else None
         clock.after(rng.uniform(0.5, STORM_S), lambda f=function, i=items: world.submit(f, items=i))
 

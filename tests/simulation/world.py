@@ -6,6 +6,7 @@ shells import: ``fnplatform.dispatcher.core`` and ``runtime.agent_state``.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,8 @@ class World:
         """What the dispatcher decided, for ``tests.chaos.checker``, which judges the real chaos run as well."""
         self.crash_at: dict[type, int] = {}
         """Kill the leader right after its n-th action of a kind: chance alone seldom hits the worst moment."""
+        self.drawn = 0
+        """Calls that were granted to the car that kept what they go on from."""
         self.leader: DispatcherCore | None = None
         self._terms = 0
         self._grants: dict[str, events.Grant] = {}
@@ -119,14 +122,21 @@ class World:
             item = cut(job.grant.item_numbers, index, 1)[0][0]
         return (b"\x01" if fails else b"\x00") + f"{job.lease.call}/{item}".encode()
 
+    def state_after(self, job: Job) -> str:
+        """Digest of what a ``tensor`` keeps: of the state it began with, and its own call."""
+        return hashlib.sha256("".join([*(ref.digest for ref in job.grant.refs), job.lease.call]).encode()).hexdigest()
+
     # --- developers --------------------------------------------------------------------------------------------------
 
     def submit(self, function: str, *, tenant: str = "default", items: int | None = None) -> None:
-        """A call is accepted: durable, and told to the leader if there is one."""
+        """A call is accepted: durable, and told to the leader if there is one. A ``tensor`` goes on from what
+        the last one kept."""
         call = f"call{len(self.accepted)}"
+        ended = [one.kept[0] for one in self.store.outcomes.values() if one.kept] if function == "tensor" else []
+        refs = [ended[-1]] if ended and items is None else []
         state = InvocationState(
             tenant=tenant, call=call, app="app", function=function, version="0" * 16, inbox="", digest="0" * 64,
-            payload_bytes=0, submitted_unix_s=self.clock.unix_s, items=items,
+            payload_bytes=0, submitted_unix_s=self.clock.unix_s, items=items, refs=refs,
         )  # fmt: skip
         seq = self.store.add(state)
         self.accepted[call] = state
@@ -296,6 +306,7 @@ class World:
             self.violations.append(f"double grant: {call} granted twice in one step")
         if lane_for(self.store.manifests[function].program, self.cars[car].core.config.offer(1)) is None:
             self.violations.append(f"lane: {call} of {function} granted to {car}, which can't run it")
+        self._check_kept(call, car)
         self.newest[call] = order
         limit = self.store.manifests[function].max_concurrency
         if limit is not None:
@@ -306,6 +317,16 @@ class World:
             adopted = self.leader.board.counters.adopted
             if held > limit + adopted:
                 self.violations.append(f"max_concurrency: {held} of {function} run, {limit} may")
+
+    def _check_kept(self, call: str, car: str) -> None:
+        """What a call goes on from draws it to the car that has it, if that could take it."""
+        assert self.leader is not None
+        board = self.leader.board
+        for name in board.kept.cars_with("default", self.accepted[call].refs):
+            keeper = board.cars.get(name)
+            self.drawn += name == car
+            if name != car and keeper is not None and keeper.has_place and not keeper.avoids("0" * 16):
+                self.violations.append(f"kept: {call} granted to {car} though {name} has a place and its state")
 
     def started(self, car: SimulatedCar, slot: str, job: Job) -> None:
         """A slot begins to work on a job."""

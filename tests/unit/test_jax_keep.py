@@ -11,8 +11,11 @@ import pytest
 
 import fleet
 from fleet._jax import program
+from fleet._jax.kept_refs import with_refs
+from fleet._jax.named import NamedPickler
 from fleet.protocol import codec
 from fleet.protocol.errors import DeployError, ProtocolError, WrongArguments
+from fleet.protocol.messages import Manifest, Program
 
 app = fleet.App("keep")
 DIGEST = "a" * 64
@@ -93,3 +96,20 @@ def test_what_cannot_be_kept_is_said_when_it_is_traced() -> None:
 
     with pytest.raises(DeployError, match=r"fleet\.keep would keep"):
         program.describe(batched, (X,), {})
+
+
+def test_a_function_found_by_name_gives_and_takes_references_without_its_tree() -> None:
+    described = traced().jax_program
+    wanted = Program(runtime="jax", bundle=DIGEST, bundle_bytes=1, module="m", qualname="step", jax=described)
+    named = NamedPickler(Manifest(app="keep", function="step", display_name="step", program=wanted))
+    array = np.zeros((), np.float32)
+    total, (ref, nothing) = with_refs((array, [RECORD, None]))
+    assert total is array and nothing is None and isinstance(ref, fleet.Ref)
+    for one in (ref, pickle.loads(pickle.dumps(ref))):
+        packed = named.dumps((one, X), {})
+        assert codec.decode(packed)[0] == {"ref": DIGEST, "bytes": 99, "arrays": 2}
+        assert list(packed.refs) == [DIGEST]  # type: ignore[attr-defined]
+    with pytest.raises(WrongArguments, match="stayed on a car's device"):
+        _ = ref.value
+    with pytest.raises(ProtocolError):
+        with_refs([{**RECORD, "ref": "x"}])

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from fleet.protocol import limits
 from fleet.protocol.errors import ProtocolError
 from runtime import slot_events, slot_wire
+from runtime.slot_frames import BODY_BYTES_MAX, FRAME, HEAD_BYTES_MAX, Frame, FrameBuffer
 from runtime.slot_page import Page, make_page
-from runtime.slot_wire import FRAME, Frame, FrameBuffer, Kind, Layers, Progress, SlotJob, SlotProgram, SlotResult
+from runtime.slot_wire import Kind, Layers, Progress, SlotJob, SlotProgram, SlotResult
 
 PROGRAM = SlotProgram("k" * 64, "pkg.mod", "Cls.method", 256 << 20, "call", "default")
 
@@ -47,7 +48,7 @@ def test_frames_survive_any_cut(sizes: list[int], cuts: list[int]) -> None:
     assert [(f.kind, f.head, bytes(f.body)) for f in received] == [(Kind.DONE, head, body) for head, body in sent]
 
 
-@pytest.mark.parametrize("sizes", [(slot_wire.HEAD_BYTES_MAX + 1, 0), (0, slot_wire.BODY_BYTES_MAX + 1), (0, 1 << 63)])
+@pytest.mark.parametrize("sizes", [(HEAD_BYTES_MAX + 1, 0), (0, BODY_BYTES_MAX + 1), (0, 1 << 63)])
 def test_a_frame_over_the_limit_is_refused_before_anything_is_allocated(sizes: tuple[int, int]) -> None:
     with pytest.raises(ProtocolError, match="over the limit"):
         feed(FrameBuffer(), FRAME.pack(Kind.DONE, *sizes), [1000])

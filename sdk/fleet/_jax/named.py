@@ -16,6 +16,7 @@ import numpy as np
 
 from fleet._jax import dims, dtypes
 from fleet._jax.encoding import encoded
+from fleet._jax.kept_refs import with_refs
 from fleet._packed import packed
 from fleet._ref import Ref
 from fleet.protocol.errors import WrongArguments
@@ -25,6 +26,7 @@ from fleet.protocol.messages import ArraySpec, Manifest
 if TYPE_CHECKING:
     from fleet._jax.refs import ArrayRef
 
+__all__ = ["NamedPickler", "with_refs"]
 _OTHER = "deploy the function with these values, or call it where its source is"
 
 

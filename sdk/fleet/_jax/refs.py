@@ -15,19 +15,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from fleet._jax.dtypes import ML, WIRE, dtype_of
+from fleet._jax import kept_refs
+from fleet._jax.dtypes import dtype_of
+from fleet._jax.kept_refs import Specs
 from fleet._ref import _NOTHING, Ref
 from fleet.protocol import codec
-from fleet.protocol.errors import ProtocolError, WrongArguments
+from fleet.protocol.errors import ProtocolError
 from fleet.protocol.limits import PAYLOAD_BYTES_MAX
-from fleet.protocol.messages import ArraySpec, BlobRef
 
 _STORED_MAX = 1024
 _lock = threading.Lock()
 _stored: OrderedDict[tuple[Any, ...], tuple[str, int]] = OrderedDict()
 """Digest and size in this form, of values that were put as pickles."""
-
-Specs = list[tuple[str, tuple[int, ...]]]
 
 
 class ArrayRef(Ref[Any]):
@@ -76,10 +75,7 @@ class KeptRef(ArrayRef):
     @property
     def value(self) -> Any:
         """Always WrongArguments: the value is on a car."""
-        raise WrongArguments(
-            f"the value of {self!r} stayed on a car's device, it isn't here",
-            hint="pass the reference to .remote(); what you want to see, return without fleet.keep",
-        )
+        kept_refs.not_here(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _load_kept, (self.digest, self.size_bytes, self.specs, self.like)
@@ -95,15 +91,10 @@ def kept_ref(record: Any, structure: Any) -> KeptRef:
     ProtocolError for anything else than a car's ``{"ref": digest, "bytes": n, "arrays": [[dtype, shape], ...]}``.
     """
     struct: Any = jax.ShapeDtypeStruct
-    try:
-        found = BlobRef(digest=record["ref"], size_bytes=record["bytes"])
-        arrays = [ArraySpec(dtype=dtype, shape=shape) for dtype, shape in record["arrays"]]
-        specs = [(one.dtype, tuple(int(size) for size in one.shape)) for one in arrays]
-        if not {dtype for dtype, _ in specs} <= WIRE | ML:
-            raise ValueError("dtypes that arrays don't have")
-        like = jax.tree_util.tree_unflatten(structure, [struct(shape, dtype_of(name)) for name, shape in specs])
-    except (TypeError, LookupError, ValueError):
-        raise ProtocolError("a result has something else in place of what was kept") from None
+    found, specs = kept_refs.read(record)
+    if structure.num_leaves != len(specs):
+        raise ProtocolError("a result keeps another number of arrays than its function")
+    like = jax.tree_util.tree_unflatten(structure, [struct(shape, dtype_of(name)) for name, shape in specs])
     return KeptRef(found.digest, found.size_bytes, specs, like=like)
 
 
