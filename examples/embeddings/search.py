@@ -18,7 +18,7 @@ import fleet
 from examples.embeddings import model, text
 
 SHELF = (
-    "csv", "gzip", "heapq", "queue", "random", "sched", "shutil", "statistics", "tempfile", "threading", "zipfile",
+    "gzip", "heapq", "queue", "random", "shutil", "statistics", "tempfile", "threading", "zipfile",
 )  # fmt: skip
 """Modules whose documentation is searched."""
 QUESTIONS = (

@@ -46,18 +46,15 @@ def tokenizer() -> Tokenizer:
 
 
 def batches(sentences: Sequence[str], size: int = 64) -> list[Batch]:
-    """All sentences in batches of at most ``size``, shortest first; only the last of each length may be smaller."""
+    """All sentences in batches of ``size``, shortest first, the last one maybe smaller: few shapes, little filling up."""
     encoded = [encoding.ids for encoding in tokenizer().encode_batch(list(sentences))]
-    made: list[Batch] = []
-    for low, bucket in zip((0, *BUCKETS), BUCKETS, strict=False):
-        rows = [row for row, ids in enumerate(encoded) if low < len(ids) <= bucket]
-        for start in range(0, len(rows), size):
-            made.append(_batch(tuple(rows[start : start + size]), encoded, bucket))
-    return made
+    order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
+    return [_batch(tuple(order[start : start + size]), encoded) for start in range(0, len(order), size)]
 
 
-def _batch(rows: tuple[int, ...], encoded: Sequence[Sequence[int]], bucket: int) -> Batch:
-    ids = np.zeros((len(rows), bucket), np.int32)
+def _batch(rows: tuple[int, ...], encoded: Sequence[Sequence[int]]) -> Batch:
+    longest = len(encoded[rows[-1]])
+    ids = np.zeros((len(rows), next(bucket for bucket in BUCKETS if longest <= bucket)), np.int32)
     for place, row in enumerate(rows):
         ids[place, : len(encoded[row])] = encoded[row]
     return Batch(rows, ids, np.array([len(encoded[row]) for row in rows], np.int32))

@@ -26,7 +26,7 @@ PROMPT_SIZES = (64, 128, 256)
 """Lengths that prompts are filled up to: each is a shape that a car compiles once."""
 
 
-@fleet.function(runtime="jax", params=weights.load, memory="2GiB", timeout="2m")
+@fleet.function(runtime="jax", params=weights.load, memory="1GiB", timeout="2m")
 def start(
     params: weights.Params,
     ids: Int32[Array, " s"],
@@ -38,7 +38,7 @@ def start(
     return fleet.keep(model.start(params, ids, length, seed, temperature))
 
 
-@fleet.function(runtime="jax", params=weights.load, memory="2GiB", timeout="2m")
+@fleet.function(runtime="jax", params=weights.load, memory="1GiB", timeout="2m")
 def block(params: weights.Params, state: model.State) -> tuple[Int32[Array, " t"], Any]:
     """The next tokens, and the state behind them; see ``model.block``."""
     tokens, state = model.block(params, state)
