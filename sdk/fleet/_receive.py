@@ -1,4 +1,4 @@
-"""Taking the broker's bytes off the socket: large payloads without a copy, messages without a task in between.
+"""The broker's socket: large payloads without a copy, messages without a task in between, in and out.
 
 nats-py reads into a StreamReader, from there into its parser's buffer, and cuts each message out of that: five copies
 of a large payload, each into fresh memory. ``Receiver`` replaces both once a connection stands. Control lines and small
@@ -30,6 +30,7 @@ LINE_BYTES_MAX = 64 * 1024
 
 assert BUFFER_BYTES >= 2 * (LINE_BYTES_MAX + LARGE_BYTES + 4), "what is incomplete fits into half of the buffer"
 
+Bytes = bytes | bytearray | memoryview
 OnMessage = Callable[[int, bytes, bytes, bytes | bytearray, bytes], None]
 """Takes subscription, subject, reply subject, payload and headers."""
 
@@ -76,6 +77,12 @@ class Receiver(asyncio.BufferedProtocol):
         self._error: Exception | None = None
         self._wake = asyncio.Event()
         self._stopped = False
+        self._writer: asyncio.WriteTransport | None = None
+        """None before it was taken over and after its end."""
+        self._full = False
+        """Too much waits to be written."""
+        self._behind: list[Bytes] | None = None
+        """Messages of this turn of the loop that aren't written yet; None: there was none in it."""
 
     @classmethod
     async def take_over(cls, transport: TcpTransport, on_message: OnMessage) -> Receiver:
@@ -91,8 +98,31 @@ class Receiver(asyncio.BufferedProtocol):
             receiver._feed(await reader.read())  # never waits: the end was just fed
         if failure is not None or ended or io.is_closing():
             receiver._fail(failure or nats.errors.UnexpectedEOF())
+        else:
+            receiver._writer = io
         io.resume_reading()
         return receiver
+
+    def send(self, pieces: list[Bytes]) -> bool:
+        """Write without a task in between; False if that must wait for others to be written.
+
+        The first message of a turn of the loop is written at once, so that its reader wakes up; those behind it together.
+        """
+        if self._writer is None or self._full:
+            return False
+        if self._behind is None:
+            self._behind = []
+            asyncio.get_running_loop().call_soon(self._send_behind)
+            self._writer.writelines(pieces)
+        else:
+            self._behind += pieces
+        return True
+
+    def _send_behind(self) -> None:
+        behind, self._behind = self._behind, None
+        # Those that were taken are written even while others wait: they are older.
+        if behind and self._writer is not None and not self._writer.is_closing():
+            self._writer.writelines(behind)
 
     async def line(self) -> bytes:
         """The next line that is no message, without its end; raises why there is none: EOF, OSError, ProtocolError."""
@@ -104,8 +134,9 @@ class Receiver(asyncio.BufferedProtocol):
         return self._lines.popleft()
 
     def stop(self) -> None:
-        """Hand over nothing more."""
+        """Hand over nothing more, and write nothing."""
         self._stopped = True
+        self._writer = None
 
     # --- asyncio's side -----------------------------------------------------------------------------------------
 
@@ -131,6 +162,8 @@ class Receiver(asyncio.BufferedProtocol):
                 self._deliver(payload)
                 self._skip_bytes = 2
         except nats.errors.ProtocolError as error:
+            self._stopped = True  # what follows can't be told apart
+            self._start = self._end = 0
             self._fail(error)
 
     def eof_received(self) -> bool | None:
@@ -140,15 +173,18 @@ class Receiver(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
+        self._writer = None
         self._before.connection_lost(exc)
         self._fail(exc or nats.errors.UnexpectedEOF())
 
     def pause_writing(self) -> None:
         """Too much waits to be sent."""
+        self._full = True
         self._before.pause_writing()
 
     def resume_writing(self) -> None:
         """There is room again."""
+        self._full = False
         self._before.resume_writing()
 
     def _get_close_waiter(self, stream: object) -> object:
@@ -267,6 +303,7 @@ class Client(nats.aio.client.Client):
     def __init__(self) -> None:
         super().__init__()
         self.direct: dict[int, Handler] = {}
+        self._receiver: Receiver | None = None
 
     async def _read_loop(self) -> None:
         """Until the connection ends. Messages don't come by here: ``Receiver`` hands them over by itself."""
@@ -274,7 +311,7 @@ class Client(nats.aio.client.Client):
         if not isinstance(transport, TcpTransport):  # a web socket
             await super()._read_loop()
             return
-        receiver = await Receiver.take_over(transport, self._on_message)
+        receiver = self._receiver = await Receiver.take_over(transport, self._on_message)
         try:
             while not (self.is_closed or self.is_reconnecting):
                 await self._ps.parse(await receiver.line() + b"\r\n")
@@ -285,6 +322,17 @@ class Client(nats.aio.client.Client):
             await self._process_op_err(error)
         finally:
             receiver.stop()
+
+    def send(self, pieces: list[Bytes], size_bytes: int) -> None:
+        """Write what belongs together: at once, or behind what waits to be written already."""
+        if not self._pending and self._receiver is not None and self._receiver.send(pieces):
+            return
+        self._pending += cast("list[bytes]", pieces)  # any buffer is written
+        self._pending_data_size += size_bytes
+        queue = self._flush_queue
+        assert queue is not None, "connected"
+        if queue.empty():
+            queue.put_nowait(asyncio.get_running_loop().create_future())
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         if sid in self.direct:

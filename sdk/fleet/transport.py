@@ -24,7 +24,7 @@ from typing import Any, Literal
 import anyio
 import nats.errors
 
-from fleet._receive import Client, Handler
+from fleet._receive import Bytes, Client, Handler
 from fleet._receive import Request as Request
 from fleet.protocol.errors import FleetUnavailable
 from fleet.protocol.limits import CONNECT_S, REQUEST_S
@@ -37,7 +37,6 @@ PENDING_BYTES_MAX = 64 << 20
 RECONNECT_WAIT_S = 0.05
 CLOSE_S = 1.0
 
-Bytes = bytes | bytearray | memoryview
 Payload = Bytes | Sequence[Bytes]
 """What is sent: bytes, or several that belong together. They must not change before they are on their way."""
 OnReply = Callable[[Request | FleetUnavailable], None]
@@ -195,16 +194,10 @@ class Bus:
             command = f"HPUB {subject} {reply} {len(raw)} {len(raw) + size_bytes}\r\n".encode() + raw
         else:
             command = f"PUB {subject} {reply} {size_bytes}\r\n".encode()
-        pending = client._pending
         if size_bytes < 16384:
-            pending.append(b"".join((command, *pieces, b"\r\n")))
+            client.send([b"".join((command, *pieces, b"\r\n"))], len(command) + size_bytes + 2)
         else:  # no copy of a large payload
-            pending += (command, *pieces, b"\r\n")
-        client._pending_data_size += len(command) + size_bytes + 2
-        queue = client._flush_queue
-        assert queue is not None, "connected"
-        if queue.empty():
-            queue.put_nowait(self._loop.create_future())
+            client.send([command, *pieces, b"\r\n"], len(command) + size_bytes + 2)
 
     def ask(
         self,
