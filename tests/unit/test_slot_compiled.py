@@ -9,8 +9,9 @@ import pytest
 
 from fleet.protocol.errors import ProtocolError
 from runtime import slot_events, slot_wire
+from runtime.slot_frames import FrameBuffer
 from runtime.slot_main import Pipe
-from runtime.slot_wire import Frame, FrameBuffer, Kind, Layers, SlotJob, SlotProgram
+from runtime.slot_wire import Frame, Kind, Layers, SlotJob, SlotProgram
 
 KEY, OTHER = "a" * 64, "b" * 64
 
