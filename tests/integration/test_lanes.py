@@ -49,7 +49,6 @@ def test_python_and_jax_share_the_places_of_a_car(local_fleet: LocalFleet) -> No
     car.park()
     car.plug()
     local_fleet.wait_for(lambda: jax_slots(car), "a jax slot, started ahead because there was one before")
-    assert float(tensor.remote(np.ones(4, np.float32))) == 4
 
 
 def jax_slots(car: Any) -> list[Any]:
