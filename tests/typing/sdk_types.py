@@ -99,7 +99,7 @@ assert_type(of_lambda.remote(1), int)
 callable_again: Callable[[int, str], bytes] = made
 assert_type(made.options.timeout_s, float)
 assert_type(fleet.Function.from_name("app", "fn").remote(1, a=2), Any)
-assert_type(fleet.keep((1, "a")), tuple[int, str])
+assert_type(fleet.keep(made.options.timeout_s), float)
 
 
 def generic(function: fleet.Function[[int], T]) -> T:
