@@ -8,8 +8,12 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from fleet.protocol.limits import WEIGHTS_PIECES_MAX
 from runtime.sandbox import lockdown
 from runtime.slot_wire import Layers
+
+_WEIGHTS_AHEAD = 4 * WEIGHTS_PIECES_MAX
+"""A jax slot reads ahead while it waits for an answer: so many pieces of weights may come with the jobs behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,8 @@ Begun = tuple[Any, Layers, dict[str, Any] | None, int]
 
 def begin(settings: Settings, held: list[str], host: Any) -> Begun:
     """Make the sandbox of the lane, which tells ``host``, and lock this process in; ``held`` by ``lockdown.prepare``."""
-    plan = lockdown.Plan(settings.parent_pid, data_bytes_max=settings.data_bytes_max)
+    files_max = lockdown.FILES_MAX + (0 if settings.lane == "wasm" else _WEIGHTS_AHEAD)
+    plan = lockdown.Plan(settings.parent_pid, data_bytes_max=settings.data_bytes_max, files_max=files_max)
     return (_begin_wasm if settings.lane == "wasm" else _begin_jax)(settings, plan, held, host)
 
 

@@ -8,6 +8,7 @@ Everything it will ever need is imported and mapped before ``lock``: afterwards 
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import select
@@ -156,7 +157,9 @@ class Pipe:
         for level, kind, data in notes:
             assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS), "the agent passes descriptors alone"
             self._descriptors.extend(struct.unpack(f"{len(data) // 4}i", data))
-        assert not flags & socket.MSG_CTRUNC, "a descriptor was lost: this process has too many"
+        if flags & socket.MSG_CTRUNC:
+            # Fatal, and never an error of the job that runs: the next piece would be taken for this one.
+            raise OSError(errno.EMFILE, "a piece of weights was lost, too many files are open")
         return count
 
     def descriptor(self) -> int:

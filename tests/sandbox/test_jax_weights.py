@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import jax
@@ -230,47 +230,67 @@ async def weigh(
     passed = desk.process.load(one, code, (), files)
     job = desk.submit(one, arguments(*arrays), code)
     event = await desk.wait(Done, ended(job))
-    return passed, float(value(event)[0])
+    return passed, float(np.ravel(value(event))[0])
+
+
+@pytest.fixture(scope="module")
+async def desk() -> AsyncIterator[JaxDesk]:
+    """One slot for all tests."""
+    desk = await start()
+    yield desk
+    await end(desk)
 
 
 @pytest.mark.anyio
-async def test_programs_with_weights_run_in_a_locked_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_pieces_may_come_while_a_program_compiles_than_a_wasm_slot_has_files(
+    desk: JaxDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(params, "PIECE_BYTES", 1)
+    count = 100
+    given = params.weights_of([np.full((3, 3), n, np.float32) for n in range(count)])
+    specs = [("float32", (3, 3))] * count + [("float32", ())]
+    code = bundle(lambda *all: [sum(one.sum() for one in all)], *specs, weights=count)
+    slow = bundle(lambda x: [jnp.linalg.inv(x)], ("float32", ("n", "n")))
+    first = desk.submit(program("slow"), arguments(np.eye(3, dtype=np.float32)), slow)
+    passed, total = await weigh(desk, program("many", weights=pieces_of(given)), code, files_of(given), np.float32(0))
+    assert (passed, total) == (count, 9 * sum(range(count)))
+    assert value(await desk.wait(Done, ended(first))).shape == (3, 3)
+
+
+@pytest.mark.anyio
+async def test_programs_with_weights_run_in_a_locked_slot(desk: JaxDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(params, "PIECE_BYTES", 3 * WIDE * WIDE * 4)
-    desk = await start()
-    try:
-        trees = [matrices(7, seed) for seed in range(2)]
-        sums = [sum(float(one.sum()) for one in tree) for tree in trees]
-        given = [params.weights_of(tree) for tree in trees]
-        files = [files_of(one) for one in given]
-        code = weighing(7)
-        programs = [program(f"p{n}", weights=pieces_of(one)) for n, one in enumerate(given)]
-        x = np.zeros(1, np.float32)
-        # Files wait behind what the pipe doesn't take at once, each for its own frame.
-        long = np.zeros(4 * MIB, np.float32)
-        behind = desk.submit(program("negative"), arguments(long), bundle(lambda x: [-x], ("float32", ("b",))))
-        assert desk.process._sender._unsent
-        assert await weigh(desk, programs[0], code, files[0], x) == (3, sums[0])
-        assert len(value(await desk.wait(Done, ended(behind)))) == 4 * MIB
-        # The same weights under another program, then others, then the first again: what the slot has isn't passed again.
-        assert await weigh(desk, program("again", weights=pieces_of(given[0])), code, {}, x + 1) == (0, sums[0] + 1)
-        assert await weigh(desk, programs[1], code, files[1], x) == (3, sums[1])
-        assert await weigh(desk, programs[0], code, {}, x) == (0, sums[0])
-        monkeypatch.setattr("runtime.slot_wire.WEIGHTS_HELD_BYTES_MAX", 4 * MIB)
-        third = matrices(7, 3)
-        given.append(params.weights_of(third))
-        programs.append(program("p2", weights=pieces_of(given[2])))
-        assert await weigh(desk, programs[2], code, files_of(given[2]), x) == (
-            3,
-            sum(float(one.sum()) for one in third),
-        )
-        assert desk.process.weights.total_bytes <= 4 * MIB, "others are dropped for it"
-        assert await weigh(desk, programs[1], code, files[1], x) == (3, sums[1])
-        # What is wrong with a piece is told to the calls of its program alone.
-        forgery = HOSTILE["overlapping"]
-        forged_program = program("forged", weights=(("f" * 64, len(forgery)),))
-        assert desk.process.load(forged_program, weighing(1), (), {"f" * 64: File(forgery)}) == 1
-        refused = await desk.wait(Done, ended(desk.submit(forged_program, arguments(x))))
-        assert refused.result[0] == 1 and b"can't be used" in refused.result
-        assert await weigh(desk, programs[1], code, {}, x) == (0, sums[1])
-    finally:
-        await end(desk)
+    trees = [matrices(7, seed) for seed in range(2)]
+    sums = [sum(float(one.sum()) for one in tree) for tree in trees]
+    given = [params.weights_of(tree) for tree in trees]
+    files = [files_of(one) for one in given]
+    code = weighing(7)
+    programs = [program(f"p{n}", weights=pieces_of(one)) for n, one in enumerate(given)]
+    x = np.zeros(1, np.float32)
+    # Files wait behind what the pipe doesn't take at once, each for its own frame.
+    long = np.zeros(4 * MIB, np.float32)
+    behind = desk.submit(program("negative"), arguments(long), bundle(lambda x: [-x], ("float32", ("b",))))
+    assert desk.process._sender._unsent
+    assert await weigh(desk, programs[0], code, files[0], x) == (3, sums[0])
+    assert len(value(await desk.wait(Done, ended(behind)))) == 4 * MIB
+    # The same weights under another program, then others, then the first again: what the slot has isn't passed again.
+    assert await weigh(desk, program("again", weights=pieces_of(given[0])), code, {}, x + 1) == (0, sums[0] + 1)
+    assert await weigh(desk, programs[1], code, files[1], x) == (3, sums[1])
+    assert await weigh(desk, programs[0], code, {}, x) == (0, sums[0])
+    monkeypatch.setattr("runtime.slot_wire.WEIGHTS_HELD_BYTES_MAX", 4 * MIB)
+    third = matrices(7, 3)
+    given.append(params.weights_of(third))
+    programs.append(program("p2", weights=pieces_of(given[2])))
+    assert await weigh(desk, programs[2], code, files_of(given[2]), x) == (
+        3,
+        sum(float(one.sum()) for one in third),
+    )
+    assert desk.process.weights.total_bytes <= 4 * MIB, "others are dropped for it"
+    assert await weigh(desk, programs[1], code, files[1], x) == (3, sums[1])
+    # What is wrong with a piece is told to the calls of its program alone.
+    forgery = HOSTILE["overlapping"]
+    forged_program = program("forged", weights=(("f" * 64, len(forgery)),))
+    assert desk.process.load(forged_program, weighing(1), (), {"f" * 64: File(forgery)}) == 1
+    refused = await desk.wait(Done, ended(desk.submit(forged_program, arguments(x))))
+    assert refused.result[0] == 1 and b"can't be used" in refused.result
+    assert await weigh(desk, programs[1], code, {}, x) == (0, sums[1])
