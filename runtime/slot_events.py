@@ -136,7 +136,7 @@ class Exited:
     returncode: int
     expected: bool
     message: str = ""
-    last: Progress = field(default_factory=Progress)
+    last: Progress = field(default_factory=Progress, compare=False)
     """What it ran at its end."""
 
 

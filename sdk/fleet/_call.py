@@ -285,7 +285,7 @@ def map_calls(
     client = _client()
     packer = Packer(client, function)
     packer.begin()
-    rows = _inputs.rows_of(iterables) if packer.batch_size and not star else None
+    rows = None if star else packer.rows(iterables)
     run = _map.MapRun(client, packer, function, rows or inputs, chunksize, packer.batch_size if rows else 1)
     return _map.run_map(run, order_outputs, return_exceptions)
 
@@ -309,7 +309,7 @@ async def map_calls_aio(
     client = await _client_aio()
     packer = Packer(client, function)
     await packer.begin_aio()
-    rows = _inputs.rows_of(iterables) if packer.batch_size and not star else None
+    rows = None if star else packer.rows(iterables)
     run = _map.MapRun(client, packer, function, rows or inputs, chunksize, packer.batch_size if rows else 1)
     async for value in _map.run_map_aio(run, order_outputs, return_exceptions):
         yield value

@@ -199,6 +199,15 @@ class _Spawner:
         self._probe_s = PROBE_S
         self.items = 0
 
+    def rows(self, iterables: tuple[Any, ...]) -> Iterator[tuple[Any, ...]] | None:
+        """The rows of arrays, where they are items of their own; chunks are then made of whole batches."""
+        from fleet._tuning import Tuner
+
+        found = self._packer.rows(iterables)
+        if found is not None:
+            self._tuner = Tuner(self._fixed, self._packer.batch_size)
+        return found
+
     def add(self, args: tuple[Any, ...]) -> None:
         """One more item."""
         bound, data = self._packer(args, {})
@@ -217,7 +226,7 @@ class _Spawner:
     def _size(self) -> int:
         if self._fixed is not None or self._tuner.observed:
             return self._tuner.items
-        return 1 + len(self._tickets) // CHUNKS_SINGLE_MAX * 8
+        return self._tuner.unit * (1 + len(self._tickets) // CHUNKS_SINGLE_MAX * 8)
 
     def flush(self) -> None:
         """Hand over what is packed."""
@@ -281,7 +290,7 @@ def spawn_map(
     inputs = _inputs.argument_tuples(_inputs.checked_iterables(iterables, False), False)
     spawner = _Spawner(client, function, _inputs.checked_chunksize(chunksize))
     try:
-        for args in inputs:
+        for args in spawner.rows(iterables) or inputs:
             function.check_arguments(args, {})
             spawner.add(args)
         return CallGroup(spawner.settle(), spawner.classes)

@@ -23,16 +23,6 @@ class Row(tuple[Any, ...]):
     __slots__ = ()
 
 
-def rows_of(iterables: tuple[Any, ...]) -> Iterator[Row] | None:
-    """One item for each row, if all of these are arrays; else None."""
-    if not all(hasattr(one, "__array__") and getattr(one, "ndim", 0) for one in iterables):
-        return None
-    import numpy as np
-
-    arrays = [np.asarray(one) for one in iterables]
-    return (Row([array[at : at + 1] for array in arrays]) for at in range(min(map(len, arrays))))
-
-
 class FromAsync:
     """An async iterable read from another thread, through the loop that it belongs to."""
 

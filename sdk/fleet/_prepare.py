@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fleet._inputs import Row
@@ -82,6 +83,14 @@ class Packer:
             assert program is not None, bound
             self._rows = Rows(key, bound, program, self._function.display_name)
         return self._rows.bound, self._rows.pack(args)
+
+    def rows(self, iterables: tuple[Any, ...]) -> Iterator[Row] | None:
+        """The rows of arrays as items of their own, where cars join them; None: items are what the iterables give."""
+        if not self.batch_size:
+            return None
+        from fleet._jax.rows import rows_of
+
+        return rows_of(iterables)
 
     @property
     def batch_size(self) -> int:

@@ -27,7 +27,7 @@ class Tuner:
 
     def __init__(self, chunksize: int | None, unit: int = 1) -> None:
         self._fixed = chunksize
-        self._unit = unit
+        self.unit = unit
         self.items = chunksize or unit
         self.bytes_max = CHUNK_BYTES_MAX
         self.chunks_max = CHUNKS_START
@@ -52,10 +52,10 @@ class Tuner:
         self._item_s = item_s if self.observed == 1 else self._item_s + 0.4 * (item_s - self._item_s)
         if self._fixed is None:
             wanted = min(CHUNK_S / self._item_s, self.items * GROWTH_MAX, CHUNK_ITEMS_MAX)
-            self.items = max(self._unit, int(wanted) // self._unit * self._unit)
+            self.items = max(self.unit, int(wanted) // self.unit * self.unit)
             inline_items = INLINE_BYTES * items / max(1, payload_bytes)
             inline_is_enough = inline_items * self._item_s >= CHUNK_S / 2 and (
-                self._unit == 1 or inline_items >= self.items
+                self.unit == 1 or inline_items >= self.items
             )
             self.bytes_max = INLINE_BYTES if inline_is_enough else CHUNK_BYTES_MAX
 

@@ -90,6 +90,7 @@ def test_rows_of_two_arrays_are_zipped_and_whole_arrays_stay_whole() -> None:
 
     x, y = np.arange(12.0, dtype=np.float32).reshape(6, 2), np.ones((6, 2), np.float32)
     np.testing.assert_array_equal(np.stack(list(add.map(x, y))), x + 1)
+    np.testing.assert_array_equal(np.stack(list(add.spawn_map(x, y).results())), x + 1)
     whole = list(add.map([x, x[:2]], [y, y[:2]]))
     assert [one.shape for one in whole] == [(6, 2), (2, 2)]
 

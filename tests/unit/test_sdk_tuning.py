@@ -86,3 +86,13 @@ def test_one_late_answer_does_not_ruin_it() -> None:
     before = tuner.chunks_max
     tuner.observe(100, 2000, 0.1, 30.0)
     assert tuner.chunks_max >= before // 2
+
+
+def test_chunks_of_items_that_run_together_are_made_of_whole_batches() -> None:
+    tuner = Tuner(None, 64)
+    assert tuner.items == 64
+    for _ in range(8):
+        tuner.observe(64, 64 * 2000, 64 * 0.0005, 0.05)
+    assert tuner.items == 192 and tuner.bytes_max >= 192 * 2000
+    tuner.observe(192, 192 * 2000, 192 * 1.0, 200.0)
+    assert tuner.items == 64

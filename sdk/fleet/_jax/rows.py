@@ -7,19 +7,28 @@ car joins rows into batches. Errors: WrongArguments for a function whose argumen
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fleet._inputs import Row
 from fleet._jax import dtypes
 from fleet._jax.encoding import encoded
 from fleet._packed import packed
 from fleet.protocol.errors import WrongArguments
 
 if TYPE_CHECKING:
-    from fleet._inputs import Row
     from fleet._register import Bound
     from fleet.protocol.messages import JaxProgram
+
+
+def rows_of(iterables: tuple[Any, ...]) -> Iterator[Row] | None:
+    """One item for each row, if all of these are arrays; else None."""
+    if not all(hasattr(one, "__array__") and getattr(one, "ndim", 0) for one in iterables):
+        return None
+    arrays = [np.asarray(one) for one in iterables]
+    return (Row([array[at : at + 1] for array in arrays]) for at in range(min(map(len, arrays))))
 
 
 class Rows:
