@@ -15,7 +15,7 @@ app = fleet.App("bench-jax")
 
 SIDE = 512
 """Of the matrices of ``chain``."""
-TURNS = 100
+TURNS = 250
 COLD_LAYERS = 6
 COLD_WIDTH = 128
 

@@ -79,7 +79,10 @@ async def still_works(made: Plane, car: FakeCar) -> None:
     """A call submitted now goes to ``car`` and comes back."""
     seen = len(made.outcomes)
     lease = await granted(made, car)
-    assert await car.report(lease) == "committed"
+    with anyio.fail_after(10):
+        while await car.report(lease) != "committed":
+            # On a busy machine ``car`` answers a grant too late: it is void then, and the call is granted again.
+            lease = (await car.granted.receive())[0].lease
     await made.until(lambda: len(made.outcomes) > seen)
 
 
