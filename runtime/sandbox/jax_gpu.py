@@ -33,4 +33,4 @@ def devices() -> list[str]:
 
 def plan(usual: Plan) -> Plan:
     """The limits of such a slot: the card's memory is the client's to bound, and CUDA maps much of it into the process."""
-    return dataclasses.replace(usual, files_max=_FILES_MAX, data_bytes_max=None)
+    return dataclasses.replace(usual, files_max=usual.files_max + _FILES_MAX, data_bytes_max=None)

@@ -59,7 +59,6 @@ class Plan:
     files_max: int = FILES_MAX
     data_bytes_max: int | None = None
     """Bound on private writable memory. Address space can't be bounded: wasmtime reserves 4 GiB and more of it."""
-    files_max: int = FILES_MAX
 
 
 class Orphaned(Exception):
