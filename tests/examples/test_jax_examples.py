@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fleet.protocol.messages import CallsRequest, StatusReply
+from fleet.protocol.messages import CallsRequest, CallStatus, StatusReply
 from fleet.protocol.subjects import ApiVerb
 from fleet.testing import LocalCar, LocalFleet
 
@@ -38,7 +40,7 @@ if MISSING:
 from benchmarks import leaving  # noqa: E402
 from examples.demo.records import records_of_calls  # noqa: E402
 from examples.embeddings import search, text  # noqa: E402
-from examples.generate import chat, model, weights  # noqa: E402
+from examples.generate import model, weights  # noqa: E402
 from tests.examples.bert_reference import Reference  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,47 +128,50 @@ def test_the_tokenizer_is_that_of_the_model() -> None:
     assert [weights.prompt(row["question"]) for row in known["chats"]] == [row["prompt"] for row in known["chats"]]
 
 
-def test_chat_as_a_script(jax_fleet: LocalFleet) -> None:
-    assert run("generate/chat.py", jax_fleet, "What is the capital of France?") == "The capital of France is Paris.\n"
+def test_a_sample_is_as_likely_as_the_model_says() -> None:
+    """The scores of four tokens are the logarithms of their odds: 1, 2, 3 and 4 in 10."""
+    params = {"embed": jnp.log(jnp.arange(1.0, 5.0))[:, None]}
+
+    def choose(seed: int, temperature: float) -> int:
+        return int(model._choose(params, jnp.ones(1), jax.random.PRNGKey(seed), jnp.float32(temperature))[1])
+
+    assert choose(1, 0.0) == 3
+    many = jax.vmap(lambda key: model._choose(params, jnp.ones(1), key, jnp.float32(1))[1])
+    found = np.bincount(np.asarray(many(jax.random.split(jax.random.PRNGKey(0), 4000))), minlength=4) / 4000
+    assert found == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.03)
+    assert choose(7, 1.0) == choose(7, 1.0)
 
 
-def running_car(fleet: LocalFleet, function: str) -> LocalCar | None:
-    """The car that runs a call of ``function`` right now."""
-    listed = fleet.ask(ApiVerb.CALLS, CallsRequest(app="chat", function=function), StatusReply)
-    on = {status.car for status in listed.calls if status.state == "running"}
-    return next((car for car in fleet.cars if car.name in on), None)
+def block_calls(fleet: LocalFleet) -> list[CallStatus]:
+    listed = fleet.ask(ApiVerb.CALLS, CallsRequest(app="chat", function="block"), StatusReply)
+    return list(listed.calls)
+
+
+def car_of_block(fleet: LocalFleet, ended: int) -> LocalCar | None:
+    """The car that makes a block right now, with ``ended`` blocks made before."""
+    calls = block_calls(fleet)
+    on = {status.car for status in calls if status.state == "running"}
+    return next((car for car in fleet.cars if car.name in on and len(calls) == ended + 1), None)
 
 
 def test_the_same_text_across_departures(jax_fleet: LocalFleet) -> None:
-    """The owner leaves once between two blocks, once in the middle of one: the text is what PyTorch makes, token by token."""
+    """One command; in the middle of two of its blocks the car leaves that has the state on its device: the block is made again
+    on the other one, from the copy. The text is what PyTorch makes of the same weights, to the last letter."""
     known = data("smollm2")["chats"][STORY]
-    state = chat.start.remote(*chat.prompt_arguments(known["question"]))
-    tokens, state = chat.block.remote(state)
-    said = np.asarray(tokens).tolist()
-    call = chat.block.spawn(state)
-    first = jax_fleet.wait_for(lambda: running_car(jax_fleet, "block"), "the second block to run")
-    first.drive_away()
-    tokens, state = call.result(timeout=RUN_S)
-    said += np.asarray(tokens).tolist()
-    (record,) = anyio.run(records_of_calls, jax_fleet.url, [call.id])
-    assert record.metering is not None
-    assert (record.metering.departures, record.metering.attempt) == (1, 1)
-    assert record.metering.car != first.name
-    first.park()
-    second = next(car for car in jax_fleet.cars if car is not first)
-    second.drive_away()  # with the state on its device: the next block has only the copy
-    tokens, state = chat.block.remote(state)
-    second.park()
-    said += np.asarray(tokens).tolist()
-    assert said == known["greedy"][: 3 * model.BLOCK]
-
-
-def test_a_seed_fixes_the_text(jax_fleet: LocalFleet) -> None:
-    known = data("smollm2")["chats"][STORY]
-
-    def first_block(seed: int) -> list[int]:
-        return next(chat.blocks(known["question"], seed=seed, temperature=1.0))
-
-    once = first_block(1)
-    assert first_block(1) == once
-    assert first_block(2) != once
+    command = [sys.executable, str(ROOT / "examples" / "generate" / "chat.py"), known["question"]]
+    env = {**os.environ, "FLEET_URL": jax_fleet.url}
+    with subprocess.Popen(
+        command, env=env, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as script:
+        for ended in (1, 2):
+            car = jax_fleet.wait_for(lambda ended=ended: car_of_block(jax_fleet, ended), "a block to be made", RUN_S)
+            car.drive_away()
+            car.park()
+        said, errors = script.communicate(timeout=RUN_S)
+    assert script.returncode == 0, errors
+    assert said == known["text"] + "\n"
+    calls = [status.call for status in block_calls(jax_fleet)]
+    metering = [record.metering for record in anyio.run(records_of_calls, jax_fleet.url, calls) if record.metering]
+    assert sum(one.departures for one in metering) == 2
+    assert [one.attempt for one in metering] == [1] * 4, "a departure was charged as an attempt"
+    assert {one.car for one in metering} == {"car-1", "car-2"}
