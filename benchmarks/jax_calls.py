@@ -54,7 +54,7 @@ def warm(settings: Settings, sync: Sync) -> list[Figure]:
 
 def matmul(settings: Settings, sync: Sync) -> list[Figure]:
     """A chain of matrix products: what the car's program costs where the way there hardly counts."""
-    x = np.random.default_rng(0).standard_normal((SIDE, SIDE)).astype(np.float32) / SIDE
+    x = np.random.default_rng(0).standard_normal(SIDE).astype(np.float32) / np.float32(SIDE**0.5)
     here = in_process(chain)
     with fleet_of(cars=1, sync=sync):
         assert np.allclose(chain.remote(x), here(x), atol=1e-3)

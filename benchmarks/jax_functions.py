@@ -28,8 +28,9 @@ def small(x: Any) -> Any:
 
 @app.function(runtime="jax", timeout=120)
 def chain(x: Any) -> Any:
-    """TURNS multiplications of matrices, one after the other: nothing but arithmetic."""
-    return jax.lax.fori_loop(0, TURNS, lambda _, y: jnp.tanh(y @ x), x)
+    """TURNS multiplications of matrices made of a vector, one after the other; a row of the last: nothing but arithmetic."""
+    matrix = jnp.outer(x, x)
+    return jax.lax.fori_loop(0, TURNS, lambda _, y: jnp.tanh(y @ matrix), matrix)[0]
 
 
 @app.function(runtime="jax")

@@ -10,7 +10,9 @@ LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 JAX_FILES = ("sdk/fleet/_jax/", "runtime/sandbox/jax")
 IMPORTED_IN = {
-    **dict.fromkeys(("flatbuffers", "jax", "jaxlib", "jaxtyping", "ml_dtypes", "numpy", "safetensors"), JAX_FILES),
+    **dict.fromkeys(("flatbuffers", "jax", "jaxlib", "jaxtyping", "ml_dtypes", "safetensors"), JAX_FILES),
+    # map over arrays: whoever has them has numpy.
+    "numpy": (*JAX_FILES, "sdk/fleet/_inputs.py"),
     "nats": ("sdk/fleet/transport.py", "sdk/fleet/_receive.py"),
     "wasmtime": ("runtime/sandbox/", "runtime/guest/"),
 }
