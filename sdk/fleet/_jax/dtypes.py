@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 NARROW = {"float64": "float32", "int64": "int32", "uint64": "uint32", "complex128": "complex64"}
@@ -18,6 +19,12 @@ ML = frozenset((
 _RANKS = {"bool": 0, "int": 1, "uint": 1, "float": 2, "bfloat": 2, "complex": 3}
 
 
+@functools.lru_cache(256)
+def name_of(dtype: Any) -> str:
+    """``dtype.name``, which numpy makes anew each time: that is a part of what a small call costs."""
+    return str(dtype.name)
+
+
 def canonical(name: str, x64: bool) -> str:
     """The dtype that an array of ``name`` has inside a program."""
     return name if x64 else NARROW.get(name, name)
@@ -29,6 +36,7 @@ def of_scalar(value: bool | int | float | complex, x64: bool) -> str:
     return canonical(kind, x64)
 
 
+@functools.cache
 def dtype_of(name: str) -> Any:
     """numpy's dtype of that name, which must be one of ours."""
     import numpy

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fleet._jax import dtypes, kept, refs, trees
+from fleet._jax import device, dtypes, kept, refs, trees
 from fleet._jax.values import is_key
 from fleet.protocol.errors import DeployError, ProtocolError
 from fleet.protocol.limits import JAX_LEAVES_MAX, KEPT_MAX
@@ -25,6 +25,7 @@ class Result:
         self.tree: Any = None
         self.kept: list[Any] = []
         """Structures of the parts that stay on the device, in order."""
+        self._numbers: list[int | None] = []
         self.keys: dict[int, str] = {}
         """Output -> the generator of the typed random keys that it holds."""
 
@@ -46,6 +47,7 @@ class Result:
 
         self.keys.clear()
         self.tree = trees.describe(value, leaf, kept.Kept)
+        self._numbers = _numbers(self.tree)
         self.treedef = jax.tree_util.tree_structure(value, is_leaf=kept.is_kept)
         marks = filter(kept.is_kept, jax.tree_util.tree_leaves(value, is_leaf=kept.is_kept))
         self.kept = [jax.tree_util.tree_structure(kept.unmarked(mark)) for mark in marks]
@@ -64,11 +66,10 @@ class Result:
     def rebuild(self, value: Any, x64: bool) -> Any:
         """The result from decoded data, with jax arrays; ProtocolError where it isn't of this shape."""
         found = trees.leaves_of(self.tree, value)
-        numbers = _numbers(self.tree)
         structures = iter(self.kept)
         leaves = [
             refs.kept_ref(leaf, next(structures)) if number is None else self._array(number, leaf, x64)
-            for number, leaf in zip(numbers, found, strict=True)
+            for number, leaf in zip(self._numbers, found, strict=True)
         ]
         return jax.tree_util.tree_unflatten(self.treedef, leaves)
 
@@ -76,10 +77,11 @@ class Result:
         if not isinstance(leaf, np.ndarray):
             raise ProtocolError("a result has something else in place of an array")
         if number in self.keys:
-            return jax.random.wrap_key_data(jax.numpy.asarray(leaf), impl=self.keys[number])
-        if dtypes.canonical(leaf.dtype.name, x64) != leaf.dtype.name:
+            return jax.random.wrap_key_data(device.put(leaf), impl=self.keys[number])
+        name = dtypes.name_of(leaf.dtype)
+        if dtypes.canonical(name, x64) != name:
             return leaf  # More bits than jax has here.
-        return jax.numpy.asarray(leaf)
+        return device.put(leaf)
 
 
 def _kept_parts(tree: Any) -> list[Any]:

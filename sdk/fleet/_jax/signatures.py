@@ -81,6 +81,7 @@ class Signature:
         """The parameter that ``params=`` is bound to."""
         self.parameters = [one for one in self.full.parameters.values() if one.name != self.params]
         self._bare = inspect.Signature(self.parameters)
+        self._positional = _positional(self.parameters)
         self.hints: dict[str, Hint] = {one.name: hints.read(found.get(one.name)) for one in self.parameters}
         self._declared = self._static_names(info)
         self._known: dict[tuple[str, Any], list[Hint]] = {}
@@ -96,6 +97,9 @@ class Signature:
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The given arguments by parameter; WrongArguments in Python's words."""
+        least, names = self._positional
+        if not kwargs and least <= len(args) <= len(names):
+            return dict(zip(names, args, strict=False))
         try:
             return self._bare.bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -251,6 +255,15 @@ class Signature:
         made.fixed = made.specs
         made.static_key = tuple(statics)
         return made
+
+
+def _positional(parameters: list[inspect.Parameter]) -> tuple[int, list[str]]:
+    """How many values by position make a call, at least, and whose they are. The way of most calls: ``bind`` costs more."""
+    found = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    for one in parameters:
+        if one.kind is one.VAR_POSITIONAL or (one.kind is one.KEYWORD_ONLY and one.default is one.empty):
+            return 1, []  # Some others take values, too, or need some.
+    return sum(one.default is one.empty for one in found), [one.name for one in found]
 
 
 _LEAF = jax.tree_util.tree_structure(0)

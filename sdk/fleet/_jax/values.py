@@ -119,17 +119,18 @@ def spec_of(function: str, name: str, leaf: Any, hint: Hint, x64: bool) -> Spec:
     if isinstance(leaf, jax.Array) and is_key(dtype):
         data = jax.eval_shape(jax.random.key_data, leaf)
         return Spec("uint32", data.shape, False, str(jax.random.key_impl(leaf)))
-    found = dtypes.canonical(dtype.name, x64)
+    given = dtypes.name_of(dtype)
+    found = dtypes.canonical(given, x64)
     if found not in dtypes.WIRE and found not in dtypes.ML:
         raise WrongArguments(f"{function}: {name} has dtype {dtype}, which jax doesn't have", hint="give numbers")
     if (
         isinstance(hint, ArrayHint)
         and hint.dtypes is not None
         and found not in hint.dtypes
-        and dtype.name not in hint.dtypes
+        and given not in hint.dtypes
     ):
         raise WrongArguments(
-            f"{function}: {name} is {dtype.name}, annotated {hint.text}", hint=f"give it as {_wanted(hint, x64)}"
+            f"{function}: {name} is {given}, annotated {hint.text}", hint=f"give it as {_wanted(hint, x64)}"
         )
     return Spec(found, tuple(leaf.shape), bool(getattr(leaf, "weak_type", False)))
 
