@@ -92,6 +92,8 @@ class SlotResult:
     summary: str = ""
     """``ValueError: bad`` when the (last failing) result is an exception, else empty."""
     run_s: float = 0.0
+    """Without what was made ready for it: making an instance, compiling a program, mapping its weights. It is measured and
+    charged, and the next calls are planned with it. Deadlines count all of it."""
     memory_bytes: int = 0
     """Linear memory of the sandbox after the run."""
 

@@ -15,7 +15,7 @@ import hashlib
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -89,6 +89,8 @@ class JaxSandbox:
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._present = ""
         self._wall = wall
+        self._ready_s = 0.0
+        """What compiling and weights took of the present job."""
 
     def prepare(self) -> None:
         """Nothing is made ahead: programs have no state that a call could leave behind."""
@@ -157,18 +159,20 @@ class JaxSandbox:
     def run(self, job: SlotJob) -> SlotResult:
         """Run ``job`` of a loaded program."""
         loaded = self._loaded[job.program.key]
+        self._ready_s = 0.0
         start_s = time.monotonic()
         if job.items is None:
             ((result, summary),) = self._outcomes(loaded, [(job.args, job)])
-            return SlotResult(result=result, summary=summary, run_s=time.monotonic() - start_s)
+            return SlotResult(result=result, summary=summary, run_s=self._since(start_s))
         return self._chunk(loaded, job, start_s)
 
     def run_batch(self, jobs: list[SlotJob]) -> list[SlotResult]:
         """Run single calls of a loaded program as one, where they can be joined. ``run_s`` is each call's share."""
         loaded = self._loaded[jobs[0].program.key]
+        self._ready_s = 0.0
         start_s = time.monotonic()
         outcomes = self._outcomes(loaded, [(job.args, job) for job in jobs])
-        share_s = (time.monotonic() - start_s) / len(jobs)
+        share_s = self._since(start_s) / len(jobs)
         return [SlotResult(result=result, summary=summary, run_s=share_s) for result, summary in outcomes]
 
     def _chunk(self, loaded: Loaded, job: SlotJob, start_s: float) -> SlotResult:
@@ -197,7 +201,18 @@ class JaxSandbox:
                 out.clear()
                 size_bytes = 0
                 now = flushed_s = clock()
-        return SlotResult(result=pack_items(out), first=first, summary=summary, run_s=clock() - start_s)
+        return SlotResult(result=pack_items(out), first=first, summary=summary, run_s=self._since(start_s))
+
+    def _since(self, start_s: float) -> float:
+        return max(0.0, time.monotonic() - start_s - self._ready_s)
+
+    @contextlib.contextmanager
+    def _getting_ready(self) -> Iterator[None]:
+        start_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self._ready_s += time.monotonic() - start_s
 
     def _outcomes(self, loaded: Loaded, calls: list[tuple[Bytes, SlotJob]]) -> list[tuple[bytes, str]]:
         """(result bytes, summary of an exception or nothing) of calls that may run together."""
@@ -280,14 +295,16 @@ class JaxSandbox:
         """The program's weights on the device."""
         if loaded.weights is None:
             specs = [(spec.dtype.name, _fixed(spec.shape)) for spec in loaded.description.weights]
-            loaded.weights = self._store.arrays(loaded.program.weights, specs)
+            with self._getting_ready():
+                loaded.weights = self._store.arrays(loaded.program.weights, specs)
         return loaded.weights
 
     def _compiled(self, loaded: Loaded, shapes: tuple[Shape, ...]) -> Compiled:
         """The program for inputs of these shapes, made where there is none yet."""
         found = loaded.compiled.get(shapes)
         if found is None:
-            found = loaded.compiled[shapes] = self._from_agent_or_made(loaded, shapes)
+            with self._getting_ready():
+                found = loaded.compiled[shapes] = self._from_agent_or_made(loaded, shapes)
         loaded.compiled.move_to_end(shapes)
         return found
 

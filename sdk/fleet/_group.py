@@ -249,9 +249,12 @@ class _Spawner:
             self._probe(ticket)
 
     def _measure(self, ticket: Ticket, items: int, size: int, born_s: float) -> None:
+        from fleet._tuning import away_s
+
         metering = ticket.final.metering if ticket.final is not None else None
         if metering is not None:
-            self._tuner.observe(items, size, metering.run_s, time.monotonic() - born_s)
+            latency_s = away_s(time.monotonic() - born_s, metering)
+            self._tuner.observe(items, size, metering.run_s, latency_s)
 
     def _probe(self, ticket: Ticket) -> None:
         """Wait for the first few chunks, PROBE_S in all: a quick function is packed densely from then on."""

@@ -23,7 +23,7 @@ from fleet._prepare import Packer
 from fleet._register import Bound
 from fleet._results import Failure, decode_item
 from fleet._ticket import Ticket
-from fleet._tuning import Tuner
+from fleet._tuning import Tuner, away_s
 from fleet.protocol import frames
 from fleet.protocol.errors import FleetError, ProtocolError, QueueFull
 from fleet.protocol.limits import MIB
@@ -193,7 +193,7 @@ class MapRun:
                 record.error.to_error() if record is not None and record.error is not None else None
             )
             if record is not None and record.metering is not None and error is None:
-                latency_s = time.monotonic() - chunk.sent_s
+                latency_s = away_s(time.monotonic() - chunk.sent_s, record.metering)
                 self._tuner.observe(chunk.count, chunk.size, record.metering.run_s, latency_s)
             self._arrivals.append((chunk, None, b""))
             self._room.notify()

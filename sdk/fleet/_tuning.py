@@ -8,7 +8,12 @@ as it runs, so a wait of about one run means two for each slot.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fleet.protocol.limits import CHUNK_ITEMS_MAX, INLINE_ARGS_BYTES_MAX, MIB
+
+if TYPE_CHECKING:
+    from fleet.protocol.messages import Metering
 
 CHUNK_S = 0.1
 CHUNK_BYTES_MAX = MIB
@@ -19,6 +24,12 @@ CHUNKS_START = 4
 CHUNKS_MAX = 512
 CHUNKS_UNKNOWN_MAX = 256
 WAIT_NOISE_S = 0.004
+
+
+def away_s(latency_s: float, metering: Metering) -> float:
+    """How long a chunk was away, but for what its slot made ready meanwhile (a sandbox, a compiled program): that tells
+    nothing of how many chunks wait, and happens once."""
+    return max(0.0, latency_s - max(0.0, metering.finished_unix_s - metering.started_unix_s - metering.run_s))
 
 
 class Tuner:

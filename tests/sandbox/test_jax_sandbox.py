@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import jax
@@ -118,6 +119,15 @@ def test_arguments_that_do_not_fit_say_so(bench: Bench, arrays: tuple[Any, ...],
     told = bench.raised(ADD, *arrays)
     assert told.qualname == kind and said in told.message, told
     assert not bench.desk.asked, "nothing was compiled"
+
+
+def test_compiling_is_no_part_of_the_time_that_a_call_ran(bench: Bench) -> None:
+    which, data = program("add"), arguments(np.ones((7, 3), F4), np.ones((7, 3), F4))
+    bench.sandbox.load(which, ADD)
+    begun_s = time.monotonic()
+    ran = bench.sandbox.run(SlotJob(1, which, data))
+    taken_s = time.monotonic() - begun_s
+    assert bench.desk.asked and 0 < ran.run_s < taken_s / 4, (ran.run_s, taken_s)
 
 
 def test_bytes_that_are_no_arguments_are_an_error_of_the_call(bench: Bench) -> None:

@@ -6,8 +6,9 @@ import heapq
 
 import pytest
 
-from fleet._tuning import CHUNK_S, CHUNKS_UNKNOWN_MAX, INLINE_BYTES, Tuner
+from fleet._tuning import CHUNK_S, CHUNKS_UNKNOWN_MAX, INLINE_BYTES, Tuner, away_s
 from fleet.protocol.limits import CHUNK_ITEMS_MAX
+from fleet.protocol.messages import Metering
 
 
 def drive(
@@ -86,6 +87,16 @@ def test_one_late_answer_does_not_ruin_it() -> None:
     before = tuner.chunks_max
     tuner.observe(100, 2000, 0.1, 30.0)
     assert tuner.chunks_max >= before // 2
+
+
+def test_what_a_slot_made_ready_is_no_waiting() -> None:
+    metering = Metering(
+        car="c", lease=1, epoch=1, attempt=1, submitted_unix_s=0, granted_unix_s=1, started_unix_s=2,
+        finished_unix_s=5.1, run_s=0.1,
+    )  # fmt: skip
+    assert away_s(3.5, metering) == pytest.approx(0.5)
+    assert away_s(2.0, metering) == 0.0
+    assert away_s(0.5, metering.model_copy(update={"finished_unix_s": 1.0})) == 0.5
 
 
 def test_chunks_of_items_that_run_together_are_made_of_whole_batches() -> None:

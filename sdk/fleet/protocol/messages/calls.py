@@ -170,6 +170,7 @@ class Metering(Message):
     started_unix_s: float
     finished_unix_s: float
     run_s: float
+    """How long the function ran: what the car made ready for it (a sandbox, a program read, compiled) isn't in it."""
     memory_bytes: int = 0
     departures: int = 0
     """How often an owner's departure moved this call on before this lease."""
