@@ -141,7 +141,7 @@ def main() -> None:
     least = cosines(report.vectors, batches).min()
     wrong = report.wrong()
     print(f"{given.sentences} sentences in {report.wall_s:.1f} s on {given.cars} cars: {report.batches} batches")
-    print(f"departures: {len(report.departures)}, batches that had to move: {len(report.moved())}")
+    print(f"departures: {len(report.departures)}, batches begun again elsewhere, at most: {len(report.moved())}")
     print(f"least cosine with the embedding made here: {least:.7f}")
     print("\n".join(wrong) or "nothing was computed twice but what was in flight")
     raise SystemExit(int(bool(wrong) or least < 1 - 1e-4))

@@ -78,7 +78,7 @@ def pieces(parts: Iterator[list[int]]) -> Iterator[str]:
     told = ""
     for part in parts:
         said += part
-        text = weights.text_of(said).rstrip("�")
+        text = weights.text_of(said).rstrip("\ufffd")
         yield text[len(told) :]
         told = text
 

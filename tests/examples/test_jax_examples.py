@@ -154,6 +154,7 @@ def car_of_block(fleet: LocalFleet, ended: int) -> LocalCar | None:
     return next((car for car in fleet.cars if car.name in on and len(calls) == ended + 1), None)
 
 
+@pytest.mark.slow
 def test_the_same_text_across_departures(jax_fleet: LocalFleet) -> None:
     """One command; in the middle of two of its blocks the car leaves that has the state on its device: the block is made again
     on the other one, from the copy. The text is what PyTorch makes of the same weights, to the last letter."""
