@@ -16,6 +16,7 @@ README = Path(__file__).parents[2] / "README.md"
 SAID = {
     "collatz_steps": ["111", "178"],
     "slugify": ["42", "2.5", "any-python-anywhere", "332833500"],
+    "score": ["(10,", "16)", "(10,", "16)"],
 }
 """A name in a program -> what the program prints."""
 
