@@ -65,6 +65,8 @@ class StoredMessage:
     data: bytes | bytearray
     time: str
     operation: str = ""
+    ttl_s: float | None = None
+    """The life that it was stored with; None: no end."""
 
 
 def _raise_error(error: dict[str, Any]) -> None:
@@ -346,4 +348,10 @@ def _stored(reply: Request) -> StoredMessage | None:
         data=reply.data,
         time=reply.header("Nats-Time-Stamp") or "",
         operation=operation,
+        ttl_s=_seconds(reply.header("Nats-TTL")),
     )
+
+
+def _seconds(text: str | None) -> float | None:
+    """A time to live as we write it: ``90s``."""
+    return float(text[:-1]) if text and text.endswith("s") and text[:-1].isdecimal() else None

@@ -25,10 +25,21 @@ Key = tuple[str, str]
 
 class Upload:
     """One of them. ``in_order``: all that came so far is new and in the hash. ``held``: its parts, if there is room.
-    ``coming``: parts that are being stored right now.
+    ``coming``: parts that are being stored right now. ``ttl_s``: the shortest life that a part was stored with.
     """
 
-    __slots__ = ("_looking", "_there", "_turn", "began_unix_s", "coming", "hashed", "hasher", "held", "in_order")
+    __slots__ = (
+        "_looking",
+        "_there",
+        "_turn",
+        "began_unix_s",
+        "coming",
+        "hashed",
+        "hasher",
+        "held",
+        "in_order",
+        "ttl_s",
+    )
 
     def __init__(self, began_unix_s: float) -> None:
         self.hasher = hashlib.sha256()
@@ -37,6 +48,7 @@ class Upload:
         self.coming = 0
         self.held: list[Bytes] | None = []
         self.began_unix_s = began_unix_s
+        self.ttl_s = float("inf")
         self._there: bool | None = None
         self._looking = anyio.Lock()
         self._turn = anyio.Lock()

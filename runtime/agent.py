@@ -255,14 +255,14 @@ class Agent:
         self._start_soon(self._put, action)
 
     async def _put(self, action: t.PutBlob) -> None:
+        digest = action.kept
         try:
-            digest = await self._blobs.put(action.data, action.lease)
+            if digest is None:
+                digest = await self._blobs.put(action.data, action.lease)
+            else:
+                await self._blobs.put_kept(digest, action.data, action.lease)
+                self._bundles.add(digest, action.data)  # for another slot, when this one is gone or busy
         except FleetError as error:
             self.feed(t.BlobRefused(action.entry, error.message))
             return
-        if action.kept is not None:
-            if digest != action.kept:
-                self.feed(t.BlobRefused(action.entry, "the slot keeps a value under another digest than it has"))
-                return
-            self._bundles.add(digest, bytes(action.data))  # for another slot, when this one is gone or busy
         self.feed(t.BlobStored(action.entry, digest, len(action.data), action.kept is not None))

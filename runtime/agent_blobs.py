@@ -8,7 +8,7 @@ import anyio
 import anyio.to_thread
 
 from fleet import parts
-from fleet.protocol.errors import FleetUnavailable, ProtocolError
+from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError
 from fleet.protocol.frames import pack, pieces, unpack
 from fleet.protocol.ids import digest as digest_of
 from fleet.protocol.limits import BLOB_PART_BYTES
@@ -61,9 +61,33 @@ class BlobClient:
     async def put(self, data: Bytes, lease: Lease) -> str:
         """Store ``data``; returns its digest. Tries until it is stored; a FleetError of the control plane is raised."""
         digest = await anyio.to_thread.run_sync(digest_of, data)
+        await self._put_as(digest, data, lease, kept=False)
+        return digest
 
+    async def put_kept(self, digest: str, data: Bytes, lease: Lease) -> None:
+        """Store the copy of what a slot keeps on its device, which says that ``digest`` is its. Errors as of ``put``, and
+        ProtocolError if that isn't true: checked here while it is on its way, and there.
+        """
+        found: list[str] = []
+        errors: list[FleetError] = []
+
+        async def check() -> None:
+            found.append(await anyio.to_thread.run_sync(digest_of, data))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(check)
+            try:
+                await self._put_as(digest, data, lease, kept=True)
+            except FleetError as error:
+                errors.append(error)
+        if found != [digest]:
+            raise ProtocolError("the slot keeps a value under another digest than it has")
+        if errors:
+            raise errors[0]
+
+    async def _put_as(self, digest: str, data: Bytes, lease: Lease, *, kept: bool) -> None:
         async def put_part(part: int, body: memoryview) -> bool:
-            head = BlobPut(digest=digest, size_bytes=len(data), part=part, lease=lease)
+            head = BlobPut(digest=digest, size_bytes=len(data), part=part, lease=lease, kept=kept)
             reply, _ = unpack(await self._ask(self._put, pieces(head, [body]), tries=0), BlobPutReply)
             if reply.error is not None:
                 raise reply.error.to_error()
@@ -71,7 +95,6 @@ class BlobClient:
 
         if not await parts.put(data, put_part):
             raise ProtocolError(f"all parts of blob {digest[:12]} were taken, but it isn't stored")
-        return digest
 
     async def _ask(self, subject: str, data: Payload, *, tries: int = TRIES) -> Bytes:
         """The reply; ``tries`` 0: for ever."""

@@ -33,8 +33,8 @@ class Fetcher:
     def job(self, grant: LeaseGrant, args: Bytes | None, checkpoint: Bytes | None) -> Job:
         """The job of a grant; ``args`` None: they are a blob."""
         get, program = self._cache.get, grant.program
-        packages: list[bytes] | None = []
-        refs: dict[str, bytes] | None = {}
+        packages: list[Bytes] | None = []
+        refs: dict[str, Bytes] | None = {}
         if program.packages:
             found = [get(package.digest) for package in program.packages]
             packages = [one for one in found if one is not None]
@@ -57,7 +57,7 @@ class Fetcher:
         """Everything that the job needs; the first FleetError of those that came of it."""
         grant, program = job.grant, job.grant.program
         limit = anyio.CapacityLimiter(AT_ONCE)
-        found: dict[str, bytes] = {}
+        found: dict[str, Bytes] = {}
         errors: list[FleetError] = []
         weights = dict(job.weights or {})
 

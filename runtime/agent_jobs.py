@@ -86,10 +86,10 @@ class Job:
     grant: LeaseGrant
     args: Bytes | None = field(repr=False)
     """None: a blob that must be fetched."""
-    bundle: bytes | None = field(repr=False)
+    bundle: Bytes | None = field(repr=False)
     checkpoint: Bytes | None = field(default=None, repr=False)
-    packages: list[bytes] | None = field(default_factory=list, repr=False)
-    refs: dict[str, bytes] | None = field(default_factory=dict, repr=False)
+    packages: list[Bytes] | None = field(default_factory=list, repr=False)
+    refs: dict[str, Bytes] | None = field(default_factory=dict, repr=False)
     """Values of ``fleet.put`` that the arguments refer to, by digest. None, as with ``packages``: some must be fetched."""
     weights: dict[str, WeightsFile] | None = field(default_factory=dict, repr=False)
     """Pieces of a jax program's weights, by digest. None: some must be fetched."""

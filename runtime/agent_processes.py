@@ -5,7 +5,7 @@ made here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from fleet.protocol.errors import FleetError
@@ -29,7 +29,7 @@ class SlotPort(Protocol):
     program: SlotProgram | None
 
     def load(
-        self, program: SlotProgram, bundle: bytes, packages: list[bytes], weights: Mapping[str, Descriptor]
+        self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes], weights: Mapping[str, Descriptor]
     ) -> int: ...
 
     def run(self, job: SlotJob) -> None: ...

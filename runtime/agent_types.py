@@ -69,10 +69,10 @@ class Fetched:
     """What a job lacked is here."""
 
     job: Job
-    bundle: bytes
+    bundle: Bytes
     args: Bytes
-    packages: list[bytes] = field(default_factory=list, repr=False)
-    refs: dict[str, bytes] = field(default_factory=dict, repr=False)
+    packages: list[Bytes] = field(default_factory=list, repr=False)
+    refs: dict[str, Bytes] = field(default_factory=dict, repr=False)
     weights: dict[str, WeightsFile] = field(default_factory=dict, repr=False)
 
 

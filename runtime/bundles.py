@@ -24,6 +24,7 @@ MEMORY_BYTES_MAX = PAYLOAD_BYTES_MAX + 64 * MIB
 """Room for the largest value that calls may share, and for code beside it: what isn't here is read again for each call."""
 DISK_BYTES_MAX = 1024 * MIB
 
+Bytes = bytes | bytearray | memoryview
 Fetch = Callable[[], Awaitable[bytes]]
 
 
@@ -38,7 +39,7 @@ class BundleCache:
         disk_bytes_max: int = DISK_BYTES_MAX,
     ) -> None:
         self._folder = folder
-        self._memory: OrderedDict[str, bytes] = OrderedDict()
+        self._memory: OrderedDict[str, Bytes] = OrderedDict()
         self._memory_bytes = 0
         self._memory_bytes_max = memory_bytes_max
         self._disk_bytes_max = disk_bytes_max
@@ -46,19 +47,19 @@ class BundleCache:
         self.fetched = 0
         """Blobs that were fetched, since the start."""
 
-    def get(self, digest: str) -> bytes | None:
+    def get(self, digest: str) -> Bytes | None:
         """The blob if it is in memory."""
         found = self._memory.get(digest)
         if found is not None:
             self._memory.move_to_end(digest)
         return found
 
-    def add(self, digest: str, data: bytes) -> None:
+    def add(self, digest: str, data: Bytes) -> None:
         """Have a blob in memory that was made here and is stored elsewhere; whoever calls has checked its digest."""
         if self.get(digest) is None:
             self._remember(digest, data)
 
-    async def load(self, digest: str, fetch: Fetch) -> bytes:
+    async def load(self, digest: str, fetch: Fetch) -> Bytes:
         """The blob, from wherever it is nearest. Concurrent loads of one digest fetch it once.
 
         ProtocolError when what was fetched has another digest; what ``fetch`` raises passes through.
@@ -83,7 +84,7 @@ class BundleCache:
             del self._loading[digest]
             done.set()
 
-    def _remember(self, digest: str, data: bytes) -> None:
+    def _remember(self, digest: str, data: Bytes) -> None:
         self._memory[digest] = data
         self._memory_bytes += len(data)
         while self._memory_bytes > self._memory_bytes_max and len(self._memory) > 1:

@@ -93,7 +93,8 @@ class Payloads:
         for ref in state.refs:
             if not await self._blobs.renew(state.tenant, ref.digest):
                 raise ResultExpired(
-                    f"a value of fleet.put ({ref.digest[:12]}) expired while the call waited", hint="put it again"
+                    f"a value of fleet.put or fleet.keep ({ref.digest[:12]}) expired while the call waited",
+                    hint="put it again, or make it again by the call that kept it",
                 )
 
     async def load(self, state: InvocationState, seq: int) -> Bytes | None:

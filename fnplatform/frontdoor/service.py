@@ -20,7 +20,7 @@ from anyio.abc import TaskStatus
 
 from fleet.protocol import frames
 from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError, QueueFull, Refused
-from fleet.protocol.limits import PROTOCOL, QUEUE_CALLS_MAX, TENANT_QUEUE_SHARE
+from fleet.protocol.limits import BLOB_TTL_S, KEPT_TTL_S, PROTOCOL, QUEUE_CALLS_MAX, TENANT_QUEUE_SHARE
 from fleet.protocol.messages import (
     BlobGet,
     BlobGetReply,
@@ -288,7 +288,8 @@ class Frontdoor:
     async def _blob_put(self, tenant: str, request: BlobPut, parts: Parts) -> BlobPutReply:
         if len(parts) != 1:
             raise ProtocolError("a blob is put one part at a time")
-        have = await self._blobs.put(tenant, request.digest, request.size_bytes, request.part, parts[0])
+        ttl_s = KEPT_TTL_S if request.kept else BLOB_TTL_S
+        have = await self._blobs.put(tenant, request.digest, request.size_bytes, request.part, parts[0], ttl_s=ttl_s)
         return BlobPutReply(have=have)
 
     async def _blob_get(self, tenant: str, request: BlobGet, parts: Parts) -> Payload:

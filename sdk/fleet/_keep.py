@@ -28,8 +28,9 @@ def keep(value: T) -> T:
     ``return tokens, fleet.keep(state)``: the caller gets the tokens, and a ``fleet.Ref`` in place of the state. Passed to
     another ``.remote()`` call, the reference becomes the state: on the car that has it without a copy, for which that
     car is preferred while it has a place; anywhere else from a copy, which was stored before the result was told and is kept
-    as long as results are. ``value`` is any pytree of arrays, at most 256 MiB; a call keeps at most 16. The reference's
-    ``.value`` isn't here: return what you want to see without ``fleet.keep``.
+    for an hour after it was made or last used (and while all copies take less than 4 GiB: those used longest ago go first).
+    A call that refers to what is gone fails: ResultExpired. ``value`` is any pytree of arrays, at most 256 MiB; a call keeps
+    at most 16. The reference's ``.value`` isn't here: return what you want to see without ``fleet.keep``.
 
     To a type checker it is the value itself, as with ``fleet.put``. In a local call, and outside of jax functions, it is.
     Errors: DeployError together with ``batch=``; WrongArguments for calls by ``map``.

@@ -45,9 +45,10 @@ def put_again(ref: Ref[Any]) -> bytes:
             if hashlib.sha256(data).hexdigest() == ref.digest:
                 return data
             why = ", and it was changed here meanwhile"
-    raise ResultExpired(
-        f"the value that {ref!r} stands for is no longer kept{why}", hint="put it again: fleet.put(value)"
-    )
+    hint = "put it again: fleet.put(value)"
+    if getattr(type(ref), "kept", False):
+        hint = "what fleet.keep keeps lives for an hour after its last use: make it again by the call that made it"
+    raise ResultExpired(f"the value that {ref!r} stands for is no longer kept{why}", hint=hint)
 
 
 def _again(ref: Ref[Any]) -> bytes:

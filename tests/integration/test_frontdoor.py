@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 
 import anyio
@@ -61,7 +62,9 @@ from fleet.protocol.subjects import (
     STREAM_INVOCATIONS,
     ApiVerb,
 )
+from fnplatform.blobs import BlobStore
 from fnplatform.jetstream import OnStored
+from fnplatform.kept_copies import KeptCopies
 from tests.integration.frontdoor_rig import Rig, with_rig
 
 
@@ -433,6 +436,51 @@ def test_blobs_by_parts_in_any_order(tmp_path: Path) -> None:
         short = BlobPut(digest=hashlib.sha256(b"abc").hexdigest(), size_bytes=4)
         reply, _ = await rig.ask(ApiVerb.BLOB_PUT, short, BlobPutReply, [b"abc"])
         assert reply.error is not None and reply.error.code == Refused.code
+
+    with_rig(tmp_path, test)
+
+
+def test_copies_of_kept_values_live_shorter_and_have_a_bound(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        async def ttl_of(digest: str, part: str) -> str | None:
+            subject = f"$JS.API.DIRECT.GET.{STREAM_BLOBS}.blob.default.{digest}.{part}"
+            return (await rig.js.bus.request(subject)).header("Nats-TTL")
+
+        async def put(data: bytes, *, kept: bool, parts: tuple[int, ...] = (0, 1)) -> str:
+            digest, size = hashlib.sha256(data).hexdigest(), limits.BLOB_PART_BYTES
+            for part in parts:
+                asked = BlobPut(digest=digest, size_bytes=len(data), part=part, kept=kept)
+                reply, _ = await rig.ask(ApiVerb.BLOB_PUT, asked, BlobPutReply, [data[part * size : (part + 1) * size]])
+                assert reply.error is None
+            return digest
+
+        short, long = f"{limits.KEPT_TTL_S:.0f}s", f"{limits.BLOB_TTL_S:.0f}s"
+        copies = [bytes([number]) * (limits.BLOB_PART_BYTES + 1) for number in range(4)]
+        digest = await put(copies[0], kept=True)
+        assert [await ttl_of(digest, one) for one in ("0", "1", "meta")] == [short] * 3
+
+        # A use renews it, not each one; a put that wants more prolongs it; none shortens it.
+        later = BlobStore(rig.js, unix_s=lambda: time.time() + limits.KEPT_TTL_S / 3)
+        before = (await rig.blobs.get("default", digest, 0))[0]
+        assert await rig.blobs.renew("default", digest) and await later.renew("default", digest)
+        renewed = (await BlobStore(rig.js).get("default", digest, 0))[0]
+        assert renewed.since_unix_s > before.since_unix_s + 1000 and await ttl_of(digest, "1") == short
+        await put(copies[0], kept=False)
+        assert [await ttl_of(digest, one) for one in ("0", "1", "meta")] == [long] * 3
+        await put(copies[0], kept=True)
+        assert await ttl_of(digest, "0") == long
+
+        # Whoever completes an upload that began with a short life gets the long one that it asked for.
+        mixed = await put(copies[1], kept=True, parts=(0,))
+        await put(copies[1], kept=False, parts=(1,))
+        assert [await ttl_of(mixed, one) for one in ("0", "1", "meta")] == [long] * 3
+
+        rig.blobs._copies = KeptCopies(len(copies[0]) * 5 // 2)
+        kept = [await put(copy + b"k", kept=True) for copy in copies[:2]]
+        assert rig.blobs.known_bytes("default", kept[0]) == len(copies[0]) + 1  # used
+        kept.append(await put(copies[2], kept=True))
+        assert [await rig.blobs.have("default", one) for one in kept] == [True, False, True]
+        assert await ttl_of(kept[1], "0") is None and await rig.blobs.have("default", digest)
 
     with_rig(tmp_path, test)
 

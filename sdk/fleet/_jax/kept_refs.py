@@ -41,6 +41,7 @@ class NamedKeptRef(Ref[Any]):
     """A reference to what a call of a function found by name kept: for other such calls. ``specs``: as for ``ArrayRef``."""
 
     __slots__ = ("specs",)
+    kept = True
 
     specs: Specs
 

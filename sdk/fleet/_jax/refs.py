@@ -71,6 +71,7 @@ class KeptRef(ArrayRef):
     """A reference to what a call kept on its car's device (``fleet.keep``). Its blob is a copy of that."""
 
     __slots__ = ()
+    kept = True
 
     @property
     def value(self) -> Any:

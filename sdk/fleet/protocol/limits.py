@@ -81,6 +81,8 @@ TENANT_QUEUE_SHARE = 0.5
 QUEUE_BYTES_MAX = 4 * 1024 * MIB
 OUTCOMES_BYTES_MAX = 8 * 1024 * MIB
 BLOBS_BYTES_MAX = 16 * 1024 * MIB
+KEPT_BYTES_MAX = 4 * 1024 * MIB
+"""Copies of what stays on a device take this much of it at most; those used longest ago go first."""
 LOGS_BYTES_MAX = 512 * MIB
 LIST_ROWS_MAX = 1000
 
@@ -115,6 +117,9 @@ TIMEOUT_S_MAX = 24 * 3600.0
 RESULT_TTL_S_DEFAULT = 7 * 24 * 3600.0
 RESULT_TTL_S_MIN = 60.0
 BLOB_TTL_S = 8 * 24 * 3600.0
+KEPT_TTL_S = 3600.0
+"""Copies of what stays on a device (``fleet.keep``) live this long from their last put or use: a long generation makes one
+with every block, and each is used once."""
 DEADLINE_GRACE_S = 0.25
 CAR_RECORD_TTL_S = 600.0
 OFFLINE_S = LEASE_S + LEASE_GRACE_S
@@ -143,4 +148,5 @@ assert GRANT_ACCEPT_S < BEAT_S
 assert STREAM_WINDOW_ITEMS <= CHUNK_ITEMS_MAX, "what a car may have unreported fits one report"
 assert STREAM_IDLE_S > 5 * STREAM_BEAT_S and STREAM_PART_TTL_S > 10 * STREAM_IDLE_S
 assert PROTOCOL_MIN <= PROTOCOL
+assert KEPT_BYTES_MAX <= BLOBS_BYTES_MAX // 4 and KEPT_BYTES_MAX >= PAYLOAD_BYTES_MAX and KEPT_TTL_S <= BLOB_TTL_S
 assert RESULT_TTL_S_DEFAULT <= BLOB_TTL_S, "blobs of a result outlive the record that names them"

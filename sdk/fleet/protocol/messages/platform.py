@@ -19,6 +19,8 @@ class BlobPut(Message):
     size_bytes: int = Field(ge=0, le=limits.PAYLOAD_BYTES_MAX)
     part: int = 0
     lease: Lease | None = None
+    kept: bool = False
+    """It is the copy of what stays on a device (``fleet.keep``): it lives KEPT_TTL_S from its last put or use."""
 
 
 class BlobPutReply(Reply):
