@@ -129,7 +129,9 @@ class Progress:
 CODE_BYTES_MAX = limits.BUNDLE_BYTES_MAX + limits.PACKAGES_BYTES_MAX
 """The largest body of a frame towards the slot: a bundle and its packages."""
 HELD_BYTES_MAX = 256 * limits.MIB
-"""Values of ``fleet.put`` that a slot process keeps for its sandboxes."""
+"""Values of ``fleet.put``, and of ``fleet.keep``, that a slot process has for its sandboxes. In the jax lane that is beside
+``memory=``, which bounds what one run takes; jobs that wait in the pipe add theirs before they hear what has to go. Round
+all of it stands the wall of ``jax_memory``."""
 WEIGHTS_HELD_BYTES_MAX = 2048 * limits.MIB
 """Weights of programs that aren't the present one stay with a slot as long as all it has are no more than this."""
 assert BODY_BYTES_MAX <= CODE_BYTES_MAX

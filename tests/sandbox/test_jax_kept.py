@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 from collections.abc import AsyncIterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,8 +16,8 @@ from runtime import slot_wire
 from runtime.slot_events import Kept
 from runtime.slot_wire import SlotJob
 from runtime.slots import Done
-from tests.sandbox.jax_programs import arguments, bundle, program
-from tests.sandbox.test_jax_slot import JaxDesk, end, start
+from tests.sandbox.jax_programs import MIB, arguments, bundle, program
+from tests.sandbox.test_jax_slot import JaxDesk, end, proc, start
 from tests.sandbox.test_slots import ended, value
 
 pytestmark = pytest.mark.anyio
@@ -26,6 +28,7 @@ STEP = bundle(
     result={"tuple": [0, {"keep": {"dict": [["a", 1], ["n", 2]]}}]},
 )  # fmt: skip
 PROGRAM = program("step")
+LARGE = {"tuple": [0, {"keep": 1}]}
 X = np.ones(4, np.float32)
 
 
@@ -96,6 +99,26 @@ async def test_what_has_to_go_is_sent_again(desk: JaxDesk, monkeypatch: pytest.M
     await run(desk, arguments(entry(digest, data), X), {digest: data})
     assert desk.process.values_sent == sent + 1
     assert codec.decode(desk.of(Kept)[-1].data)[0].tolist() == [22] * 4
+
+
+async def test_what_is_kept_has_a_bound_of_its_own(desk: JaxDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that wait in the pipe keep theirs before they hear what has to go; the wall stands round all of it."""
+    monkeypatch.setattr(slot_wire, "HELD_BYTES_MAX", 64 * MIB)
+    large = bundle(lambda x: [x.sum(), jnp.zeros(8 << 20, jnp.float32) + x], ("float32", ()), result=LARGE)
+    which = program("large", memory_bytes=128 * MIB)
+    desk.process.load(which, large)
+    first = 1 + max([event.job for event in desk.of(Done)], default=0)
+    before = data_bytes(desk)
+    for number in range(first, first + 8):
+        desk.process.run(SlotJob(number, which, arguments(np.float32(number))))
+    await desk.wait(Done, ended(first + 7))
+    assert [value(event)[0] for event in desk.of(Done)[-8:]] == list(range(first, first + 8))
+    await kept(desk)  # what had to go is gone
+    assert data_bytes(desk) - before < (64 + 2 * 32 + 64) * MIB
+
+
+def data_bytes(desk: JaxDesk) -> int:
+    return int(proc(desk.process, "statm").split()[5]) * resource.getpagesize()
 
 
 async def test_a_value_that_is_nowhere_is_the_call_s_error(desk: JaxDesk) -> None:
