@@ -16,9 +16,9 @@ from runtime.sandbox.jax_kernels import FFI, TPU, Kernel, Value, misfit
 TEXT_CHARS_MAX: Final = 8192
 
 
-def refuse(found: str) -> ProgramRefused:
+def refuse(found: str, hint: str | None = None) -> ProgramRefused:
     """The error that names what was found."""
-    return ProgramRefused(f"this jax program is not run on cars: {found[:600]}")
+    return ProgramRefused(f"this jax program is not run on cars: {found[:600]}", hint=hint)
 
 
 def misuse(target: str, attributes: Any, operands: list[Value], results: list[Value]) -> tuple[str, bool]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from jaxlib.mlir import ir
 
+from fleet.protocol.units import format_bytes
 from runtime.sandbox.jax_calls import CALLS, WITH_FUNCTION, is_true, misuse, refuse, symbol_of, text_of
 from runtime.sandbox.jax_kernels import Value
 from runtime.sandbox.jax_operations import ARGUMENT_ATTRIBUTES, COMPOSITES, ELEMENT_BITS, OPERATIONS
@@ -150,7 +151,8 @@ class Walker:
         for size in shape:
             bits *= 1 if size is None else size
         if bits // 8 > self._tensor_bytes_max:
-            raise refuse(f"an array of {bits // 8} bytes ({str(kind)[:80]}), more than its memory= allows")
+            said = f"an array of {format_bytes(bits // 8)} ({str(kind)[:80]}), far more than its memory= allows"
+            raise refuse(said, "raise memory= of the function, or compute with smaller arrays")
         return element, shape
 
     # --- calls ---

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import inspect
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from typing import (
     Any,
@@ -147,6 +148,8 @@ class Function(Generic[P, R]):
     @classmethod
     def from_name(cls, app: str, function: str, version: str | None = None) -> Function[..., Any]:
         """A deployed function, without its source: checked when it is first called (NotDeployed)."""
+        if version is not None:
+            _check_version(version)
         ref = _Ref(check_token(app, "app"), token_of(function), version)
         return Function(None, Options(), ref.app, ref)
 
@@ -247,6 +250,13 @@ class _Ref:
         self.app = app
         self.function = function
         self.version = version
+
+
+def _check_version(text: str) -> None:
+    if not re.fullmatch("[0-9a-f]{16}", text):
+        raise InvalidOption(
+            f"version {text!r} is not allowed: a function's version is 16 hex digits", hint="see fleet list APP"
+        )
 
 
 class Decorator(Protocol):

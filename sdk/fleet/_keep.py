@@ -6,6 +6,7 @@ remembers of an inner ``jax.jit`` is the same whoever called first.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ def keep(value: T) -> T:
     To a type checker it is the value itself, as with ``fleet.put``. In a local call, and outside of jax functions, it is.
     Errors: DeployError together with ``batch=``; WrongArguments for calls by ``map``.
     """
-    if not _calls.inside:
+    if not _calls.inside or importlib.util.find_spec("jax") is None:  # A local call needs no jax.
         return value
     from fleet._jax.kept import Kept
 

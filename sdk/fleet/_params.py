@@ -5,11 +5,12 @@ It is no part of the signature that callers see. Standard library only: jax is n
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fleet.protocol.errors import InvalidOption
+from fleet.protocol.errors import DeployError, InvalidOption
 
 NAME = "params"
 _KINDS = (
@@ -56,6 +57,14 @@ def inject(
 
 def load(given: Any) -> Any:
     """The pytree that ``params=`` stands for, loaded once per process; DeployError where that fails."""
+    need_jax("params= is for jax")
     from fleet._jax import params
 
     return params.load(given)
+
+
+def need_jax(why: str) -> None:
+    """DeployError where jax isn't installed; ``why`` it is needed."""
+    for package in ("jax", "flatbuffers"):
+        if importlib.util.find_spec(package) is None:
+            raise DeployError(f"{why}, and {package} is not installed here", hint="pip install 'fnplatform[jax]'")

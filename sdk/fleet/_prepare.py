@@ -7,12 +7,11 @@ thread that calls (with asyncio in a thread of its own: tracing takes 0.1 s and 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fleet._inputs import Row
-from fleet.protocol.errors import DeployError
+from fleet._params import need_jax
 
 if TYPE_CHECKING:
     from fleet._client import Client
@@ -27,12 +26,8 @@ _BOUND_MAX = 256
 
 def programs_of(function: Function[Any, Any]) -> Programs:
     """The programs of a jax function; DeployError where jax isn't installed."""
-    for package in () if function.traced else ("jax", "flatbuffers"):
-        if importlib.util.find_spec(package) is None:
-            raise DeployError(
-                f'{function.display_name} has runtime="jax", and {package} is not installed here',
-                hint="pip install 'fnplatform[jax]'",
-            )
+    if not function.traced:
+        need_jax(f'{function.display_name} has runtime="jax"')
     from fleet._jax import program
 
     return program.programs_of(function)

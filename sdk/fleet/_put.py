@@ -15,6 +15,10 @@ from fleet._ref import Ref
 from fleet.protocol.errors import PayloadTooLarge, ResultExpired, WrongArguments
 
 T = TypeVar("T")
+_FOR_ARRAYS = (
+    'pass .tolist(); for functions with runtime="jax" put nothing but arrays and numbers, in dicts, lists and tuples '
+    "(random keys as jax.random.key_data)"
+)
 
 
 def put(value: T) -> T:
@@ -55,7 +59,7 @@ def _again(ref: Ref[Any]) -> bytes:
     """The bytes of a value that is here, in the form that it was put in."""
     again = getattr(
         type(ref), "again", None
-    )  # that of ``_jax.refs.ArrayRef``: references pretend to have no attributes
+    )  # that of ``_jax.stored.StoredRef``: references pretend to have no attributes
     made: bytes = _pickled(ref.value)[0] if again is None else again.fget(ref)()
     return made
 
@@ -69,7 +73,8 @@ def _pickled(value: T) -> tuple[bytes, Ref[T]]:
         arrays = _as_arrays(value)
         if arrays is not None:
             return arrays
-        raise WrongArguments(error.message.replace("argument 0", "the value", 1), hint=error.hint) from None
+        hint = _FOR_ARRAYS if "for array programs" in (error.hint or "") else error.hint
+        raise WrongArguments(error.message.replace("argument 0", "the value", 1), hint=hint) from None
     except PayloadTooLarge as error:
         message = error.message.replace("the arguments have", "the value has", 1)
         raise PayloadTooLarge(message, hint="put parts of it") from None

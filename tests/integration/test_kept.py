@@ -66,6 +66,7 @@ def test_state_stays_on_a_car_and_goes_on_from_its_copy_elsewhere(local_fleet: L
         seed = np.float32(number / 10)
         call = block.spawn(state, seed)
         seen, state = call.result()
+        assert fleet.Call.from_id(call.id).result()[1] == state, "its id gives the same reference"
         ran.append(car_of(local_fleet, call))
         wanted, expected = jax.jit(advance)(wanted, seed)
         np.testing.assert_allclose(np.asarray(seen), np.asarray(expected), rtol=1e-5)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections
 import functools
+import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 import warnings
@@ -23,6 +25,7 @@ import fleet
 from fleet._jax import refs
 from fleet._jax.kept import Kept
 from fleet._jax.program import platforms_text
+from fleet._portable.arguments import ArgumentPickler
 from fleet.protocol import jax_bundle
 from fleet.protocol.errors import DeployError, InvalidOption, PayloadTooLarge, WrongArguments
 from fleet.protocol.options import Batch
@@ -120,6 +123,15 @@ def test_results_come_back_as_they_were_returned() -> None:
     assert (jax.random.key_data(got[0].x) == jax.random.key_data(wanted[0].x)).all()
 
 
+@pytest.mark.parametrize("given", [2.0, 2, np.ones(2), np.arange(3), jnp.bfloat16(1), jnp.array(2.0)])
+def test_results_are_as_weak_as_jit_has_them(given: Any) -> None:
+    raw = lambda x: (x, x * 2.0, [x + 1], x.sum())  # noqa: E731
+    for one, other in zip(
+        jax.tree.leaves(remote(programs(raw), given)), jax.tree.leaves(jax.jit(raw)(given)), strict=True
+    ):
+        assert (one.aval, one.tolist()) == (other.aval, other.tolist())
+
+
 def wide(x: Any) -> Any:
     return x + 1
 
@@ -171,6 +183,15 @@ def test_values_that_were_put_travel_by_digest() -> None:
     packed: Any = payload(one, ref, 2.0)
     assert len(packed) < 300 < len(data) and list(packed.refs) == [ref.digest]
     assert remote(one, ref, 2.0).tolist() == (np.ones((30, 6)) * 8).tolist()
+    mixed = refs.of_value({"x": np.ones(3), "k": 3})
+    assert mixed is not None and refs.of_value({"x": np.ones(3), "k": "text"}) is refs.of_value([1.0]) is None
+    assert refs.of_value([np.ones(3), 1 << 40]) is None
+    times = programs(lambda v: v["x"].astype(jnp.float16) * v["k"])
+    for one_ref in (mixed[1], pickle.loads(pickle.dumps(mixed[1]))):
+        assert trace(times, one_ref) is trace(times, {"x": np.ones(3), "k": 3}), "a number is as weak as itself"
+    assert remote(times, mixed[1]).tolist() == [3, 3, 3]
+    with pytest.raises(WrongArguments, match="argument 0 is a reference to arrays, which the sandbox doesn't have"):
+        ArgumentPickler(None).dumps((mixed[1],), {})
     pickled: fleet.Ref[Any] = fleet.Ref("0" * 64, 5, [1.0, 2.0])
     again: Any = payload(programs(lambda v: v[0] + v[1]), pickled)
     (stored,) = again.refs.values()
@@ -201,7 +222,8 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
     "io": (lambda x: io_callback(lambda v: v, SHAPE, x), ["io_callback at line"]),
     "if": (_branching, ["line", "(if x.sum() > 0:)", "jax.lax.cond", "constant"]),
     "int": (lambda x: jnp.zeros(int(x[0])), ["needs the value of an array", "int(x[0])"]),
-    "numpy": (lambda x: np.asarray(x) + 1, ["needs the value of an array"]),
+    "numpy": (lambda x: np.sin(x), ["needs the value of an array", "use jax.numpy there"]),
+    "dtype": (lambda x: x.astype("int2"), ["jax.export has no form for dtype(int2)"]),
     "range": (lambda x: [0.0 for _ in range(x[0].astype(int))], ["needs the value of an array"]),
     "nonzero": (lambda x: jnp.nonzero(x)[0], ["a shape depends on the values", "size="]),
     "mask": (lambda x: x[x > 0], ["a shape depends on the values", "jnp.where"]),
@@ -220,8 +242,9 @@ def test_what_can_not_be_exported_says_what_to_do(name: str) -> None:
 
 
 def test_an_error_of_the_function_itself_stays_what_it_is() -> None:
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError) as caught:
         trace(programs(lambda x: x / (1 // 0)), np.ones(2))
+    assert not getattr(caught.value, "__notes__", []), "jax' remarks on its traceback are in no error message"
 
 
 def test_large_arrays_from_around_the_function_belong_into_params() -> None:
@@ -317,10 +340,14 @@ def test_partials_and_lambdas_are_traced() -> None:
 def test_without_jax_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     from fleet import _prepare
 
-    monkeypatch.setattr(_prepare.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DeployError) as caught:
-        _prepare.programs_of(fleet.function(runtime="jax")(wide))
-    assert "jax is not installed here" in caught.value.message and caught.value.hint == "pip install 'fnplatform[jax]'"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    weighted: Any = fleet.function(runtime="jax", params={"w": 1})(lambda params, x: x)
+    for call in (lambda: _prepare.programs_of(fleet.function(runtime="jax")(wide)), lambda: weighted(1)):
+        with pytest.raises(DeployError) as caught:
+            call()
+        assert "jax is not installed here" in caught.value.message
+        assert caught.value.hint == "pip install 'fnplatform[jax]'"
+    assert fleet.function(runtime="jax")(lambda x: fleet.keep(x))(3) == 3, "a local call needs no jax"
 
 
 TWO_DEVICES = """

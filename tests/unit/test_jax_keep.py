@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
 import pytest
+from jaxtyping import Array, Float, Int
 
 import fleet
 from fleet._jax import program
@@ -16,6 +17,7 @@ from fleet._jax.named import NamedPickler
 from fleet.protocol import codec
 from fleet.protocol.errors import DeployError, ProtocolError, WrongArguments
 from fleet.protocol.messages import Manifest, Program
+from tests.unit.jax_rig import payload, programs
 
 app = fleet.App("keep")
 DIGEST = "a" * 64
@@ -28,6 +30,21 @@ STATE = {"n": np.int32(0), "a": np.zeros(3, np.float32)}
 @jax.jit  # its cache outlives the calls: one that was traced for a car must not show in a local one
 def step(state: Any, x: Any) -> Any:
     return x.sum(), fleet.keep({"a": state["a"] + x, "n": state["n"] + 1})
+
+
+class State(TypedDict):
+    """What ``known`` takes."""
+
+    a: Float[Array, "3"]  # noqa: UP037
+    n: Int[Array, ""]
+
+
+def known(state: State, x: Any) -> Any:
+    return state["a"] + x
+
+
+def unknown(state: Any, x: Any) -> Any:
+    return state["a"] + x
 
 
 def traced() -> program.Traced:
@@ -111,5 +128,12 @@ def test_a_function_found_by_name_gives_and_takes_references_without_its_tree() 
         assert list(packed.refs) == [DIGEST]  # type: ignore[attr-defined]
     with pytest.raises(WrongArguments, match="stayed on a car's device"):
         _ = ref.value
+
+    packed = payload(programs(known), ref, X)  # traced here: its annotation tells the containers
+    assert codec.decode(packed)[0] == {"ref": DIGEST, "bytes": 99, "arrays": 2}
+    with pytest.raises(WrongArguments, match="containers aren't known here"):
+        payload(programs(unknown), ref, X)
+    single = with_refs({**RECORD, "arrays": [["float32", [3]]]})
+    assert codec.decode(payload(programs(lambda x: x * 2), single))[0]["arrays"] == 1
     with pytest.raises(ProtocolError):
         with_refs([{**RECORD, "ref": "x"}])

@@ -186,6 +186,28 @@ def test_lists_of_numbers_are_arrays_where_one_is_asked_for() -> None:
     assert x.dtype == jnp.uint8 and y.tolist() == [1, 2, 3]
 
 
+def test_what_is_no_array_is_refused_where_one_is_asked_for() -> None:
+    def one(
+        x: Float[Array, " n"], y: Float[Array, " n"] | str | None = None, z: Float[Array, " k"] | None = None
+    ) -> Any:
+        return x if y is None or z is None else x * 2
+
+    for bad in (range(3), object(), "text", [[1.0], [1.0, 2.0]], {"a": 1.0}):
+        with pytest.raises(WrongArguments, match=r"one: x has .*, annotated Float"):
+            called(one, bad)
+    assert shapes(called(one, [1, 2], "text", None)) == [("n",)]
+
+
+def test_an_annotation_of_all_arguments_is_one_of_each() -> None:
+    def every(*xs: Float[Array, " n"], **named: Float[Array, " n"]) -> Any:
+        return sum(xs) + named["k"]
+
+    assert shapes(called(every, zeros(3), [1, 2, 3], k=zeros(3))) == [("n",)] * 3
+    assert remote(programs(every), zeros(3), [1, 2, 3], k=zeros(3)).tolist() == [1, 2, 3]
+    with pytest.raises(WrongArguments, match=r"xs\[1\] has shape \(2,\), asked for \(n,\)"):
+        called(every, zeros(3), zeros(2))
+
+
 def double(x: Any) -> Any:
     return x * 2
 
@@ -196,3 +218,11 @@ def test_batch_gives_arrays_a_leading_name() -> None:
     assert remote(one, np.ones((3, 4))).shape == (3, 4) and remote(one, np.ones((5, 4))).shape == (5, 4)
     assert len(one._known) == 1
     assert remote(one, zeros(0, 4)).shape == (0, 4), "what is empty has a program of its own"
+    rows = programs(annotated_rows, batch=Batch())
+    with pytest.raises(WrongArguments, match="annotated") as caught:
+        rows.analyse((zeros(4),), {}, False)
+    assert "x[None]" in caught.value.hint
+
+
+def annotated_rows(x: Float[Array, "b 4"]) -> Any:
+    return x

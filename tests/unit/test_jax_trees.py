@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fleet
 from fleet._jax import trees
 from fleet._jax.named import NamedPickler
 from fleet._jax.refs import of_value
+from fleet._put import put_again
 from fleet.protocol import codec
 from fleet.protocol.errors import ProtocolError, WrongArguments
 from fleet.protocol.messages import ArraySpec, JaxProgram, Manifest, Program
@@ -94,6 +97,16 @@ def test_arguments_are_packed_by_what_a_manifest_says() -> None:
     assert put is not None
     single = pickler("(x)", [["x", {"list": [0, 1]}]], *SPECS[:2])
     assert [one.shape for one in inputs_of(single.dumps((put[1],), {}))] == [(2, 3), (4,)]
+
+
+def test_a_large_value_that_was_put_as_a_pickle_travels_by_digest_by_name_too() -> None:
+    one = pickler("(x)", [["x", 0]], ("float32", ["n"]))
+    pickled: fleet.Ref[Any] = fleet.Ref("0" * 64, 5, [0.5] * 20_000)
+    packed: Any = one.dumps((pickled,), {})
+    (ref,) = packed.refs.values()
+    assert len(packed) < 300 and ref.digest != pickled.digest and inputs_of(packed)[0].shape == (20_000,)
+    assert hashlib.sha256(put_again(ref)).hexdigest() == ref.digest, "where the platform no longer has it"
+    assert not hasattr(one.dumps((fleet.Ref("1" * 64, 5, [0.5]),), {}), "refs"), "small ones go with the call"
 
 
 GOOD: dict[str, Any] = {"a": np.ones((2, 3)), "b": (np.ones(4, ml_dtypes.bfloat16), None)}

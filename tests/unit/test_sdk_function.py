@@ -102,6 +102,8 @@ def test_a_function_pickles_by_name() -> None:
 
 
 def test_a_function_found_by_name_has_no_source() -> None:
+    with pytest.raises(fleet.InvalidOption, match="version '1' is not allowed: a function's version is 16 hex digits"):
+        fleet.Function.from_name("shop", "price", version="1")
     found = fleet.Function.from_name("shop", "price")
     assert (found.app_name, found.name) == ("shop", "price")
     with pytest.raises(fleet.NotDeployed, match="source is not here"):

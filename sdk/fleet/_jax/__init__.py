@@ -12,6 +12,7 @@
 ``results``     results from data; references to what is kept
 ``arguments``   leaves as numpy arrays, as bytes
 ``refs``        references to arrays (``fleet.put``)
+``stored``      values of ``fleet.put`` in the form that programs take
 ``kept_refs``   references to what stayed on a device: numpy alone
 ``named``       arguments and results of a function found by name: numpy alone
 ``params``      the weights of ``params=``

@@ -12,10 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from fleet._jax import dtypes
+from fleet._jax import dtypes, hints
 from fleet._jax.encoding import encoded
-from fleet._jax.refs import ArrayRef, array_ref
+from fleet._jax.hints import Hint
+from fleet._jax.kept_refs import NamedKeptRef
+from fleet._jax.refs import ArrayRef
 from fleet._jax.signatures import Call, label
+from fleet._jax.stored import stored_ref
 from fleet._jax.values import Spec
 from fleet._packed import packed
 from fleet._ref import Ref
@@ -57,17 +60,39 @@ def to_numpy(value: Any, spec: Spec) -> np.ndarray[Any, Any]:
     return np.asarray(value, dtypes.dtype_of(spec.dtype))
 
 
-def arrays_of(ref: Ref[Any]) -> Any:
-    """The pytree that a reference stands for: its value, or where that isn't here, the shapes of its arrays."""
+def arrays_of(ref: Ref[Any], hint: Hint) -> Any:
+    """The pytree that a reference stands for: its value, or where that isn't here, the shapes of its arrays.
+
+    ``hint``: what is said of its place. That of what a function found by name kept is known from there alone.
+    """
     if isinstance(ref, ArrayRef):
         return ref.like
+    if isinstance(ref, NamedKeptRef):
+        return _kept_by_name(ref, hint)
     return ref.value
 
 
-def _stored(call: Call, index: int, count: int, ref: Ref[Any]) -> ArrayRef:
+def _kept_by_name(ref: NamedKeptRef, hint: Hint) -> Any:
+    struct: Any = jax.ShapeDtypeStruct
+    structs = [struct(shape, dtypes.dtype_of(name)) for name, shape in ref.specs]
+    try:
+        tree = hints.skeleton(hint, lambda _: 0, "")
+    except hints.Missing:
+        tree = 0
+    structure: Any = jax.tree_util.tree_structure(tree)
+    if structure.num_leaves != len(structs):
+        raise WrongArguments(
+            f"{ref!r} stands for {len(structs)} arrays that a function found by name kept, whose containers aren't known here",
+            hint="annotate the parameter with what it is (a TypedDict, NamedTuple or dataclass of arrays), or find this "
+            "function by its name, too",
+        )
+    return jax.tree_util.tree_unflatten(structure, structs)
+
+
+def _stored(call: Call, index: int, count: int, ref: Ref[Any]) -> Ref[Any]:
     """The reference to a value in the form that a jax program takes."""
     specs = call.fixed[index : index + count]
-    if isinstance(ref, ArrayRef):
+    if isinstance(ref, ArrayRef | NamedKeptRef):
         if [(spec.dtype, spec.shape) for spec in specs] == ref.specs:
             return ref
         if not ref.here:
@@ -76,4 +101,4 @@ def _stored(call: Call, index: int, count: int, ref: Ref[Any]) -> ArrayRef:
                 hint="jax_enable_x64 has to be as it was where they were put",
             )
     leaves = call.values[index : index + count]
-    return array_ref([to_numpy(leaf, spec) for leaf, spec in zip(leaves, specs, strict=True)], ref.value, ref.digest)
+    return stored_ref([to_numpy(leaf, spec) for leaf, spec in zip(leaves, specs, strict=True)], ref.value, ref.digest)

@@ -11,21 +11,26 @@ from typing import Any
 import jax
 import numpy as np
 from jax._src.core import ShapedArray
+from jax._src.lax.lax import _convert_element_type
 from jax.sharding import SingleDeviceSharding
 from jaxlib import xla_client
 
 _shardings: dict[Any, SingleDeviceSharding] = {}
 
 
-def put(array: np.ndarray[Any, Any]) -> jax.Array:
-    """``array``, whose dtype jax has here, as ``jnp.asarray`` would give it: uncommitted, on the default device."""
+def put(array: np.ndarray[Any, Any], weak: bool = False) -> jax.Array:
+    """``array``, whose dtype jax has here, as ``jnp.asarray`` would give it: uncommitted, on the default device.
+
+    ``weak``: its dtype gives way to that of an array it meets, as a Python number's does.
+    """
     config: Any = jax.config
     if config.jax_default_device is not None or not jax.sharding.get_abstract_mesh().empty:
-        return jax.numpy.asarray(array)
+        plain: jax.Array = _convert_element_type(jax.numpy.asarray(array), array.dtype, weak_type=weak)
+        return plain
     device = jax.local_devices()[0]
     sharding = _shardings.get(device)
     if sharding is None:
         sharding = _shardings[device] = SingleDeviceSharding(device)
-    aval = ShapedArray(array.shape, array.dtype)
+    aval = ShapedArray(array.shape, array.dtype, weak_type=weak)
     made: jax.Array = xla_client.batched_device_put(aval, sharding, [array], [device], False)
     return made

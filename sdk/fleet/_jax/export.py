@@ -49,6 +49,8 @@ class Exported:
     why_not: dict[str, str]
     """Platform -> why there is no module for it."""
     outputs: list[tuple[str, Shape]]
+    weak: frozenset[int]
+    """The outputs whose dtype jax calls weak: it gives way to that of an array it meets, as a Python number's does."""
 
 
 def export(name: str, flat: Callable[..., list[Any]], specs: Sequence[Spec]) -> Exported:
@@ -75,6 +77,7 @@ def _check(name: str, jitted: Any, structs: Sequence[Any]) -> None:
     except Exception as error:
         known = refusals.of_tracing(name, error)
         if known is None:
+            refusals.tidy(error)
             raise
         raise known from error
     refused = refusals.of_callbacks(name, jaxpr)
@@ -135,7 +138,8 @@ def _modules(name: str, jitted: Any, structs: Sequence[Any]) -> Exported:
             f"the program of {name} has {format_bytes(size)}, the limit is {format_bytes(BUNDLE_BYTES_MAX)}",
             hint="pass large arrays by params=",
         )
-    return Exported(modules, why_not, outputs)
+    weak = frozenset(at for at, aval in enumerate(found[0].out_avals) if aval.weak_type)
+    return Exported(modules, why_not, outputs, weak)
 
 
 @contextmanager
@@ -151,7 +155,13 @@ def _module(name: str, exported: jax_export.Exported) -> Module:
             f"{name} is for {exported.nr_devices} devices: a car has one",
             hint="leave sharding out (with_sharding_constraint, shard_map, in_shardings=)",
         )
-    data = bytes(exported.serialize())
+    try:
+        data = bytes(exported.serialize())
+    except Exception as error:  # Its format lacks some dtypes (KeyError).
+        raise DeployError(
+            f"{name} can't be exported: jax.export has no form for {refusals.reason(error)}",
+            hint="use other dtypes for what it takes and returns",
+        ) from error
     found = _STABLEHLO.search(bytes(exported.mlir_module_serialized[:256]))
     return Module(
         tuple(exported.platforms), exported.calling_convention_version, found[1].decode() if found else "", data

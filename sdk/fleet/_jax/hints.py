@@ -33,6 +33,8 @@ class ArrayHint:
     after: tuple[Token, ...]
     dtypes: frozenset[str] | None
     text: str
+    alone: bool = True
+    """Whether nothing but such an array, or None, may be given."""
 
     def match(self, shape: tuple[int, ...], leaf: int) -> tuple[Dim, ...]:
         """The dimensions of array number ``leaf`` with this shape; Misfit where the rank or a number is another."""
@@ -127,7 +129,7 @@ def read(hint: Any) -> Hint:
 def _of_union(options: list[Hint]) -> Hint:
     arrays = [one for one in options if isinstance(one, ArrayHint)]
     if arrays:
-        return arrays[0]
+        return arrays[0] if len(options) == 1 else dataclasses.replace(arrays[0], alone=False)
     return options[0] if options and all(one == options[0] for one in options) else None
 
 

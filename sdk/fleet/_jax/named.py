@@ -17,16 +17,18 @@ import numpy as np
 from fleet._jax import dims, dtypes
 from fleet._jax.encoding import encoded
 from fleet._jax.kept_refs import with_refs
+from fleet._jax.stored import stored_ref
 from fleet._packed import packed
 from fleet._ref import Ref
 from fleet.protocol.errors import WrongArguments
-from fleet.protocol.limits import JAX_LEAVES_MAX
+from fleet.protocol.limits import JAX_LEAVES_MAX, KIB
 from fleet.protocol.messages import ArraySpec, Manifest
 
 if TYPE_CHECKING:
-    from fleet._jax.refs import ArrayRef
+    from fleet._jax.stored import StoredRef
 
 __all__ = ["NamedPickler", "with_refs"]
+_STORED_BYTES_MIN = 64 * KIB
 _OTHER = "deploy the function with these values, or call it where its source is"
 
 
@@ -160,8 +162,11 @@ class _Filler:
         numbers = _numbers(tree)
         if getattr(ref, "specs", None) is None:
             self.place(tree, ref.value, path)
-            return
-        stored: ArrayRef = ref  # type: ignore[assignment]
+            arrays = [self._entries[number] for number in numbers]
+            if sum(one.nbytes for one in arrays) < _STORED_BYTES_MIN:
+                return  # With the call: less work than to look it up.
+            ref = stored_ref(arrays, ref.value, ref.digest)
+        stored: StoredRef = ref  # type: ignore[assignment]
         given = [dtype for dtype, _ in stored.specs]
         if given != [self._inputs[number].dtype for number in numbers]:
             raise WrongArguments(f"{self._name}: {path} refers to arrays of {', '.join(given)}, which it doesn't take")

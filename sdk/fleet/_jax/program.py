@@ -48,6 +48,7 @@ class Traced:
         weight_specs = [Spec(dtype, shape) for dtype, shape in self.weights.specs] if self.weights is not None else []
         flat = _flat(programs, call, specs, self._result)
         self.exported = export.export(self._name, flat, [*weight_specs, *specs])
+        self._result.weak = self.exported.weak
         self.why_not = {**self.exported.why_not, **({"shapes": shapes_why} if shapes_why else {})}
         joins = _joins(programs, specs, self.exported.outputs, bool(self._result.kept))
         self.bundle = self._pack_bundle(weight_specs, call.x64, joins)

@@ -1,63 +1,44 @@
 """References to arrays: the blob is the codec's list of them, not a pickle, as jax programs take it.
 
-``fleet.put`` gives one for a pytree of nothing but arrays (a sandbox has no use for those). Any other value is put as a
-pickle, and a second time in this form when a jax program first takes it.
+``fleet.put`` gives one for a pytree of arrays, with numbers beside them (a sandbox has no use for those). Any other value is
+put as a pickle, and a second time in this form when a jax program first takes it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from fleet._jax import kept_refs
-from fleet._jax.dtypes import dtype_of
+from fleet._jax.dtypes import dtype_of, of_scalar
 from fleet._jax.kept_refs import Specs
-from fleet._ref import _NOTHING, Ref
+from fleet._jax.stored import StoredRef, digest_of
+from fleet._jax.values import NUMBERS, x64
+from fleet._ref import _NOTHING
 from fleet.protocol import codec
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.limits import PAYLOAD_BYTES_MAX
 
-_STORED_MAX = 1024
-_lock = threading.Lock()
-_stored: OrderedDict[tuple[Any, ...], tuple[str, int]] = OrderedDict()
-"""Digest and size in this form, of values that were put as pickles."""
 
+class ArrayRef(StoredRef):
+    """A reference to a pytree of arrays. ``like`` is needed where its value isn't here."""
 
-class ArrayRef(Ref[Any]):
-    """A reference whose blob holds the arrays of a pytree. ``specs``: dtype and shape of each, in jax' order.
-
-    ``again`` makes the bytes of the blob anew, where the value is here; ``like`` is needed where it isn't.
-    """
-
-    __slots__ = ("_again", "_like", "specs")
-
-    specs: Specs
+    __slots__ = ("_like",)
 
     def __init__(
         self, digest: str, size_bytes: int, specs: Specs, *, value: Any = _NOTHING, like: Any = None,
         again: Callable[[], bytes] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(digest, size_bytes, value)
-        object.__setattr__(self, "specs", specs)
+        super().__init__(digest, size_bytes, specs, value=value, again=again)
         object.__setattr__(self, "_like", like)
-        object.__setattr__(self, "_again", again)
 
     @property
     def like(self) -> Any:
         """The pytree that it stands for; where the value isn't here, with ``jax.ShapeDtypeStruct`` for its arrays."""
         return self.value if self.here else self._like
-
-    @property
-    def again(self) -> Callable[[], bytes] | None:
-        """Makes the bytes of the blob; None where this process can't."""
-        found: Callable[[], bytes] | None = self._again
-        return found
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _load, (self.digest, self.size_bytes, self.specs, shapes(self.like))
@@ -100,46 +81,43 @@ def kept_ref(record: Any, structure: Any) -> KeptRef:
 
 
 def shapes(tree: Any) -> Any:
-    """The pytree with descriptions in place of its arrays."""
-    struct: Any = jax.ShapeDtypeStruct
-    return jax.tree_util.tree_map(lambda leaf: struct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)), tree)
+    """The pytree with descriptions in place of its arrays and numbers."""
 
+    def described(leaf: Any) -> Any:
+        struct: Any = jax.ShapeDtypeStruct
+        weak = getattr(leaf, "weak_type", type(leaf) in (int, float, complex))
+        return struct(np.shape(leaf), _dtype(leaf), weak_type=weak)
 
-def array_ref(arrays: Sequence[np.ndarray[Any, Any]], value: Any, known_as: str) -> ArrayRef:
-    """The reference to ``arrays``, the leaves of ``value``, which was put as a pickle of the digest ``known_as``."""
-    specs = [(one.dtype.name, one.shape) for one in arrays]
-    key = (known_as, *specs)
-    with _lock:
-        found = _stored.get(key)
-    if found is None:
-        found = _digest(codec.encode(list(arrays), "the value"))
-        with _lock:
-            _stored[key] = found
-            if len(_stored) > _STORED_MAX:
-                _stored.popitem(last=False)
-    return ArrayRef(*found, specs, value=value, again=lambda: codec.encode(list(arrays), "the value"))
+    return jax.tree_util.tree_map(described, tree)
 
 
 def of_value(value: Any) -> tuple[bytes, ArrayRef] | None:
-    """Bytes and reference for a pytree of nothing but arrays; None for any other value, and for what is too large."""
+    """Bytes and reference for a pytree of nothing but arrays, and numbers beside them; None for any other value, and for
+    what is too large."""
     leaves = jax.tree_util.tree_leaves(value)
-    if not leaves or not all(map(_is_array, leaves)) or sum(one.nbytes for one in leaves) >= PAYLOAD_BYTES_MAX:
+    arrays = [one for one in leaves if type(one) not in NUMBERS]
+    if not arrays or not all(map(_is_array, arrays)) or sum(one.nbytes for one in arrays) >= PAYLOAD_BYTES_MAX:
         return None
-    specs = [(jax.dtypes.canonicalize_dtype(one.dtype).name, tuple(one.shape)) for one in leaves]
-    data = _encoded(leaves)
-    return data, ArrayRef(*_digest(data), specs, value=value, again=lambda: _encoded(leaves))
+    specs = [(_dtype(one).name, np.shape(one)) for one in leaves]
+    try:
+        data = _encoded(leaves)
+    except OverflowError:  # A number that jax has no integer for.
+        return None
+    return data, ArrayRef(*digest_of(data), specs, value=value, again=lambda: _encoded(leaves))
 
 
 def _encoded(leaves: list[Any]) -> bytes:
-    arrays = [np.asarray(one, jax.dtypes.canonicalize_dtype(one.dtype)) for one in leaves]
-    return codec.encode(arrays, "the value")
+    return codec.encode([np.asarray(one, _dtype(one)) for one in leaves], "the value")
+
+
+def _dtype(leaf: Any) -> np.dtype[Any]:
+    """What jax has an array or number as."""
+    if type(leaf) in NUMBERS:
+        return dtype_of(of_scalar(leaf, x64()))  # type: ignore[no-any-return]
+    return np.dtype(jax.dtypes.canonicalize_dtype(leaf.dtype))
 
 
 def _is_array(value: Any) -> bool:
     if isinstance(value, jax.Array):
         return not jax.numpy.issubdtype(value.dtype, jax.dtypes.extended)
     return isinstance(value, np.ndarray) and (value.dtype.kind in "biufc" or value.dtype.type.__module__ == "ml_dtypes")
-
-
-def _digest(data: bytes) -> tuple[str, int]:
-    return hashlib.sha256(data).hexdigest(), len(data)

@@ -25,6 +25,7 @@ _VALUE_HINT = (
     "choose with jnp.where or jax.lax.cond, loop with jax.lax.fori_loop or scan; or make the argument a constant: annotate it "
     "as str, bool or Literal, or name it in jax.jit(static_argnames=...)"
 )
+_NUMPY_HINT = "use jax.numpy there: numpy computes at once, with values that aren't there while the function is traced"
 _SHAPE_HINT = "keep the shape: jnp.where(mask, x, 0), or the size= argument of jnp.nonzero and its kin"
 _FOLDERS = (
     *(os.path.dirname(os.path.abspath(file)) + os.sep for file in (jax.__file__, __file__, os.__file__)),
@@ -37,6 +38,13 @@ def reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines[0] if lines else type(error).__name__
     return first if len(first) <= REASON_CHARS_MAX else first[: REASON_CHARS_MAX - 3] + "..."
+
+
+def tidy(error: BaseException) -> None:
+    """Take out what jax adds to an error of the function itself about its own traceback."""
+    notes = getattr(error, "__notes__", None)
+    if notes:
+        notes[:] = [note for note in notes if "JAX_TRACEBACK_FILTERING" not in note]
 
 
 def of_tracing(name: str, error: Exception) -> DeployError | None:
@@ -59,7 +67,8 @@ def of_tracing(name: str, error: Exception) -> DeployError | None:
                 f"{name} can't be traced: {where} a shape depends on the values of an array", hint=_SHAPE_HINT
             )
         return DeployError(
-            f"{name} can't be traced: {where} it needs the value of an array, which only the car has", hint=_VALUE_HINT
+            f"{name} can't be traced: {where} it needs the value of an array, which only the car has",
+            hint=_NUMPY_HINT if isinstance(error, jax.errors.TracerArrayConversionError) else _VALUE_HINT,
         )
     if isinstance(error, TypeError) and "not a valid JAX type" in str(error):
         return DeployError(f"{name} can't be traced: {where} {reason(error)}", hint="give and return arrays alone")

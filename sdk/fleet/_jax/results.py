@@ -28,6 +28,8 @@ class Result:
         self._numbers: list[int | None] = []
         self.keys: dict[int, str] = {}
         """Output -> the generator of the typed random keys that it holds."""
+        self.weak: frozenset[int] = frozenset()
+        """Outputs whose dtype gives way to others; known once the function is exported."""
 
     def flatten(self, name: str, value: Any) -> list[Any]:
         """The output arrays of ``value``; DeployError for what is no array."""
@@ -81,7 +83,7 @@ class Result:
         name = dtypes.name_of(leaf.dtype)
         if dtypes.canonical(name, x64) != name:
             return leaf  # More bits than jax has here.
-        return device.put(leaf)
+        return device.put(leaf, number in self.weak)
 
 
 def _kept_parts(tree: Any) -> list[Any]:

@@ -22,7 +22,7 @@ from fleet import _params
 from fleet._classes import hints_of
 from fleet._jax import dims, hints
 from fleet._jax.dims import Shape
-from fleet._jax.hints import ArrayHint, Each, Hint, Number, Static
+from fleet._jax.hints import ArrayHint, Each, Hint, Inside, Number, Static
 from fleet._jax.values import ARRAYS, NUMBERS, SHAPED, Shaped, Spec, constant_key, is_number, listed, shaped, spec_of
 from fleet._ref import Ref
 from fleet.protocol.errors import WrongArguments
@@ -82,7 +82,7 @@ class Signature:
         self.parameters = [one for one in self.full.parameters.values() if one.name != self.params]
         self._bare = inspect.Signature(self.parameters)
         self._positional = _positional(self.parameters)
-        self.hints: dict[str, Hint] = {one.name: hints.read(found.get(one.name)) for one in self.parameters}
+        self.hints: dict[str, Hint] = {one.name: _hint_of(one, found.get(one.name)) for one in self.parameters}
         self._declared = self._static_names(info)
         self._known: dict[tuple[str, Any], list[Hint]] = {}
 
@@ -130,6 +130,8 @@ class Signature:
             leaves, treedef = jax.tree_util.tree_flatten(value)
             if any(isinstance(leaf, Ref) for leaf in leaves):
                 value, leaves, treedef = _without_refs(made, hint, value, leaves)
+            if treedef != _LEAF and value is not None and isinstance(hint, ArrayHint) and hint.alone:
+                raise self._no_array(name, value, hint)
             inside = self._inside(name, hint, value, treedef)
         constants: list[tuple[Any] | None] = []
         for leaf, leaf_hint in zip(leaves, inside, strict=True):
@@ -139,11 +141,19 @@ class Signature:
                 made.fixed.append(spec_of(self.name, name, leaf, leaf_hint, made.x64))
                 leaf_hints.append(leaf_hint)
                 constants.append(None)
+            elif isinstance(leaf_hint, ArrayHint) and leaf_hint.alone:
+                raise self._no_array(name, leaf, leaf_hint)
             else:
                 constants.append((leaf,))
         made.entries.append(Entry(name, treedef, tuple(constants)))
         keys = tuple(None if one is None else constant_key(name, one[0]) for one in constants)
         statics.append((name, treedef, keys))
+
+    def _no_array(self, name: str, value: Any, hint: ArrayHint) -> WrongArguments:
+        return WrongArguments(
+            f"{self.name}: {name} has {value!r:.60}, annotated {hint.text}",
+            hint="give an array, or numbers in lists of equal length",
+        )
 
     def _inside(self, name: str, hint: Hint, value: Any, treedef: Any) -> list[Hint]:
         """What is said of each leaf; the same for all values of one structure."""
@@ -187,9 +197,11 @@ class Signature:
         why = f": {why}" if why else ""
         raise WrongArguments(
             f"{self.name}: {label(made, index)} has shape {given}, {wanted}{why}",
-            hint="compare the shapes with the annotations of its parameters" if not self.batch else
-            "batch= joins calls along the leading dimension: it must be the same for all arrays of a call",
-        )  # fmt: skip
+            hint="batch= joins calls along the leading dimension, which each call has, too: x[None] for a single row; "
+            "map takes the rows of one array"
+            if self.batch
+            else "compare the shapes with the annotations of its parameters",
+        )
 
     def spread(self, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments for the function itself from values by parameter; others stay out."""
@@ -266,6 +278,15 @@ def _positional(parameters: list[inspect.Parameter]) -> tuple[int, list[str]]:
     return sum(one.default is one.empty for one in found), [one.name for one in found]
 
 
+def _hint_of(parameter: inspect.Parameter, annotation: Any) -> Hint:
+    """What the annotation of a parameter says of its value; that of ``*args`` and ``**kwargs`` is said of each."""
+    if annotation is not None and parameter.kind is parameter.VAR_POSITIONAL:
+        return Inside(tuple[annotation, ...])
+    if annotation is not None and parameter.kind is parameter.VAR_KEYWORD:
+        return Inside(dict[str, annotation])
+    return hints.read(annotation)
+
+
 _LEAF = jax.tree_util.tree_structure(0)
 _KNOWN_MAX = 256
 
@@ -300,7 +321,7 @@ def _without_refs(made: Call, hint: Hint, value: Any, leaves: list[Any]) -> tupl
     from fleet._jax.arguments import arrays_of
 
     def there(ref: Ref[Any]) -> Any:
-        return listed(hint, arrays_of(ref)) if ref is value else arrays_of(ref)
+        return listed(hint, arrays_of(ref, hint)) if ref is value else arrays_of(ref, None)
 
     at = len(made.values)
     for leaf in leaves:

@@ -99,9 +99,14 @@ class World:
         """CannotTravel for values of a class that the sandbox lacks."""
         if kind not in self._checked:
             module = kind.__module__
+            if module.startswith("fleet._jax."):
+                raise CannotTravel("a reference to arrays", "the sandbox doesn't have", _FOR_ARRAYS, kind)
             if module not in MAIN and not self.has(module) and self.is_foreign(module):
                 raise lacking(f"a {kind.__module__.partition('.')[0]}.{kind.__qualname__}", module, kind)
             self._checked[kind] = True
+
+
+_FOR_ARRAYS = 'pass it to functions with runtime="jax"; for others put lists of numbers'
 
 
 def named(obj: Any, module: str, qualname: str | None = None) -> Any:

@@ -3,13 +3,18 @@
 Layout: magic ``fjx1`` | head length u32 | head (JSON, UTF-8) | modules, each as long as the head says. Little endian.
 
 The head: ``x64`` bool; ``weights``, ``inputs``, ``outputs``: lists of ``[dtype, shape]``, where a dimension is a number, or
-text that names a size (``b``) or computes one (``2*n``); ``result``: the tree of a result; ``batch``: null, or whether rows may
-be joined; ``modules``: list of ``{platforms, calling_convention, stablehlo, size}``.
+text that names a size (``b``) or computes one (``2*n``); ``result``: the tree of a result; ``batch``: true or false, whether
+rows of several calls may be joined, or null without ``batch=``; ``modules``: list of ``{platforms, calling_convention,
+stablehlo, size}``.
 Each module is ``jax.export``'s serialisation of a *flat* function: weights, then inputs, in; outputs out, as a list.
 
-Trees (of ``result``, and of each parameter in ``JaxProgram.arguments``) are JSON: ``n`` (a number: the index of a flat array),
+``JaxProgram.arguments`` is JSON: a list with one row ``[parameter, tree]`` for each argument, with a third element, the number
+that is its default, where a caller may leave it out. A constant has ``{"static": repr}`` in place of its tree, or inside of it.
+
+Trees are JSON: ``n`` (a number: the index of a flat array),
 ``null`` (None), ``{"list": [...]}``, ``{"tuple": [...]}``, ``{"dict": [[key, tree], ...]}`` in jax' order of keys,
-``{"node": [...]}`` (a registered class: its children), ``{"keep": tree}`` (stays on the device, the result has a reference).
+``{"node": [...]}`` (a registered class: its children), ``{"keep": tree}`` (stays on the device). A result has in place of what
+is kept the record ``{"ref": digest, "bytes": n, "arrays": [[dtype, shape], ...]}``.
 
 Arguments of one call, on the wire: the codec's list with one entry per flat input: a numpy array, or for a reference
 ``{"ref": digest, "bytes": n, "arrays": m}``, which stands for ``m`` inputs: a blob holds the codec's list of them.
