@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fleet.protocol.errors import DeployError, InvalidOption
@@ -66,5 +66,18 @@ def load(given: Any) -> Any:
 def need_jax(why: str) -> None:
     """DeployError where jax isn't installed; ``why`` it is needed."""
     for package in ("jax", "flatbuffers"):
-        if importlib.util.find_spec(package) is None:
-            raise DeployError(f"{why}, and {package} is not installed here", hint="pip install 'fnplatform[jax]'")
+        _need(package, why, "pip install 'fnplatform[jax]'")
+
+
+def need_arrays(why: str, dtypes: Iterable[str]) -> None:
+    """DeployError where a package that has arrays of these dtypes isn't installed."""
+    from fleet._jax.dtypes import ML
+
+    _need("numpy", why, "pip install numpy")
+    for added in ML.intersection(dtypes):
+        _need("ml_dtypes", f"{why} of {added}", "pip install ml_dtypes")
+
+
+def _need(package: str, why: str, hint: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise DeployError(f"{why}, and {package} is not installed here", hint=hint)

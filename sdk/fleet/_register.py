@@ -18,6 +18,7 @@ from fleet._blobs import Blobs
 from fleet._bundle import Bundle, bundle_of
 from fleet._classes import Classes
 from fleet._function import Function
+from fleet._params import need_arrays
 from fleet._portable.arguments import ArgumentPickler
 from fleet._upload import Read, patience_s, upload
 from fleet.protocol.errors import DeployError
@@ -114,6 +115,8 @@ def bind_named(client: object, function: Function[Any, Any], found: FunctionInfo
     assert ref is not None, function
     if found is None or found.manifest.program.jax is None:
         return Bound(client, ref.app, ref.function, ref.version, ArgumentPickler(None))
+    specs = (*found.manifest.program.jax.inputs, *found.manifest.program.jax.outputs)
+    need_arrays(f"{ref.app}.{ref.function} takes or returns arrays", (one.dtype for one in specs))
     from fleet._jax.named import NamedPickler, with_refs  # Here: it imports numpy.
 
     until_s = math.inf if ref.version is not None else time.monotonic() + NAMED_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -21,9 +22,10 @@ from fleet._jax import trees
 from fleet._jax.named import NamedPickler
 from fleet._jax.refs import of_value
 from fleet._put import put_again
+from fleet._register import bind_named
 from fleet.protocol import codec
-from fleet.protocol.errors import ProtocolError, WrongArguments
-from fleet.protocol.messages import ArraySpec, JaxProgram, Manifest, Program
+from fleet.protocol.errors import DeployError, ProtocolError, WrongArguments
+from fleet.protocol.messages import ArraySpec, FunctionInfo, JaxProgram, Manifest, Program
 from tests.unit.jax_rig import built, inputs_of
 
 KEYS = st.one_of(st.text(max_size=3), st.integers(-5, 5))
@@ -72,10 +74,14 @@ def test_a_result_of_another_shape_is_refused(tree: Any, value: Any) -> None:
 
 
 def pickler(signature: str, arguments: Any, *inputs: tuple[str, list[int | str]]) -> NamedPickler:
+    return NamedPickler(manifest(signature, arguments, *inputs))
+
+
+def manifest(signature: str, arguments: Any, *inputs: tuple[str, list[int | str]]) -> Manifest:
     specs = [ArraySpec(dtype=dtype, shape=shape) for dtype, shape in inputs]
     program = JaxProgram(inputs=specs, arguments=json.dumps(arguments))
     bare = Program(runtime="jax", bundle="0" * 64, bundle_bytes=1, module="", qualname="f", jax=program)
-    return NamedPickler(Manifest(app="a", function="f", display_name="f", program=bare, signature=signature))
+    return Manifest(app="a", function="f", display_name="f", program=bare, signature=signature)
 
 
 ROWS = [["x", {"dict": [["a", 0], ["b", {"tuple": [1, None]}]]}], ["k", 2, 2.5], ["mode", {"static": "'up'"}]]
@@ -140,6 +146,17 @@ def test_calls_by_name_need_no_jax() -> None:
         "import sys; import fleet._jax.named; print([m for m in ('jax', 'jaxlib', 'flatbuffers') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("lacks", "said"), [("numpy", ", and numpy"), ("ml_dtypes", "of bfloat16, and ml_dtypes")]
+)
+def test_what_a_call_by_name_lacks_here_is_said(lacks: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = FunctionInfo(manifest=manifest("(x)", [["x", 0]], ("bfloat16", ["n"])), version="0" * 16)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == lacks else real(name))
+    with pytest.raises(DeployError, match=rf"a\.f takes or returns arrays.*{said} is not installed here"):
+        bind_named(None, fleet.Function.from_name("a", "f"), found)
 
 
 NAMES = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "int4", "uint2")
