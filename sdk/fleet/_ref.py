@@ -99,7 +99,8 @@ class Put:
     """``fleet.put``: upload a value once, and pass its reference to any number of calls.
 
     ``table = fleet.put(big)`` pickles ``big`` and uploads it, unless the fleet has these very bytes already. What comes
-    back is a ``fleet.Ref``: small, and accepted anywhere inside the arguments of a call and in the inputs of ``map``. On a
+    back is a ``fleet.Ref`` (of a pytree of arrays, with numbers beside them, one to raw arrays, for functions with
+    ``runtime="jax"`` alone): small, and accepted anywhere inside the arguments of a call and in the inputs of ``map``. On a
     car it is the value itself, unpickled once for all calls that share a sandbox: treat it as read-only, like a global of
     a module. It is kept for 8 days from the last call that used it (ResultExpired after that).
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import Array, Bool, Float, Int, Num, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree, UInt8
 
 from fleet._jax import dims
 from fleet._jax.program import Programs
@@ -196,6 +196,33 @@ def test_what_is_no_array_is_refused_where_one_is_asked_for() -> None:
         with pytest.raises(WrongArguments, match=r"one: x has .*, annotated Float"):
             called(one, bad)
     assert shapes(called(one, [1, 2], "text", None)) == [("n",)]
+
+
+def test_a_union_allows_each_of_its_parts() -> None:
+    def one(
+        x: Float[Array, " n"] | float,
+        y: Float[Array, " n"] | Int[Array, " n"],
+        z: Float[Array, " n"] | Int[Array, "n 2"],
+    ) -> Any:
+        return x + y
+
+    ints = np.zeros(3, np.int32)
+    assert shapes(called(one, 2.0, ints, zeros(4))) == [(), ("n",), (4,)]
+    assert shapes(called(one, zeros(3), zeros(3), np.zeros((1, 2), np.int32))) == [("n",), ("n",), (1, 2)]
+    with pytest.raises(WrongArguments, match=r'y is bool, annotated Float\[Array, "n"\] \| Int'):
+        called(one, 2.0, np.zeros(3, bool), zeros(4))
+
+
+def test_keys_have_the_shape_of_their_array() -> None:
+    def draw(key: Key[Array, ""], keys: Key[Array, " n"]) -> Any:
+        return jax.random.normal(key), jax.vmap(jax.random.normal)(keys)
+
+    key, keys = jax.random.key(0), jax.random.split(jax.random.key(1), 3)
+    assert shapes(called(draw, key, keys)) == [(2,), ("n", 2)]
+    got, wanted = remote(programs(draw), key, keys), jax.jit(draw)(key, keys)
+    assert got[1].tolist() == wanted[1].tolist()
+    with pytest.raises(WrongArguments, match="key has shape"):
+        called(draw, keys, keys)
 
 
 def test_an_annotation_of_all_arguments_is_one_of_each() -> None:

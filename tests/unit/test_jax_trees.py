@@ -148,9 +148,7 @@ def test_calls_by_name_need_no_jax() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-@pytest.mark.parametrize(
-    ("lacks", "said"), [("numpy", ", and numpy"), ("ml_dtypes", "of bfloat16, and ml_dtypes")]
-)
+@pytest.mark.parametrize(("lacks", "said"), [("numpy", ", and numpy"), ("ml_dtypes", "of bfloat16, and ml_dtypes")])
 def test_what_a_call_by_name_lacks_here_is_said(lacks: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = FunctionInfo(manifest=manifest("(x)", [["x", 0]], ("bfloat16", ["n"])), version="0" * 16)
     real = importlib.util.find_spec

@@ -129,8 +129,20 @@ def read(hint: Any) -> Hint:
 def _of_union(options: list[Hint]) -> Hint:
     arrays = [one for one in options if isinstance(one, ArrayHint)]
     if arrays:
-        return arrays[0] if len(options) == 1 else dataclasses.replace(arrays[0], alone=False)
+        return _of_arrays(arrays, len(arrays) == len(options))
     return options[0] if options and all(one == options[0] for one in options) else None
+
+
+def _of_arrays(arrays: list[ArrayHint], alone: bool) -> Hint:
+    """What all of them say: any of the dtypes, where the dimensions are the same; nothing where they aren't."""
+    first, *others = arrays
+    if any((one.before, one.variadic, one.after) != (first.before, first.variadic, first.after) for one in others):
+        return None
+    allowed: frozenset[str] | None = frozenset()
+    for one in arrays:
+        allowed = None if allowed is None or one.dtypes is None else allowed | one.dtypes
+    text = " | ".join(one.text for one in arrays)
+    return dataclasses.replace(first, dtypes=allowed, text=text, alone=alone and first.alone)
 
 
 def _of_array(hint: Any) -> ArrayHint:

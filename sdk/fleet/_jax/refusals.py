@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+import fleet
 from fleet.protocol.errors import DeployError
 
 REASON_CHARS_MAX = 200
@@ -28,7 +29,7 @@ _VALUE_HINT = (
 _NUMPY_HINT = "use jax.numpy there: numpy computes at once, with values that aren't there while the function is traced"
 _SHAPE_HINT = "keep the shape: jnp.where(mask, x, 0), or the size= argument of jnp.nonzero and its kin"
 _FOLDERS = (
-    *(os.path.dirname(os.path.abspath(file)) + os.sep for file in (jax.__file__, __file__, os.__file__)),
+    *(os.path.dirname(os.path.abspath(file)) + os.sep for file in (jax.__file__, fleet.__file__, os.__file__)),
     *(f"{os.sep}{package}{os.sep}" for package in ("jaxlib", "numpy", "jaxtyping")),
 )
 

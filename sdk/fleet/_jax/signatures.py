@@ -174,10 +174,7 @@ class Signature:
         for index, (spec, hint) in enumerate(zip(made.fixed, leaf_hints, strict=True)):
             shape: Shape = spec.shape
             if isinstance(hint, ArrayHint):
-                try:
-                    shape = hint.match(shape, index)  # type: ignore[arg-type]
-                except dims.Misfit:
-                    self._misfit(made, index, f"annotated {hint.text}", "")
+                shape = self._matched(made, index, hint)
             elif self.batch and shape:
                 shape = (_BATCH, *shape[1:])
             named = named or shape is not spec.shape
@@ -191,6 +188,18 @@ class Signature:
             self._misfit(made, error.index, f"asked for {dims.text(specs[error.index].shape)}", error.why)
         if 0 in sizes.values():  # A symbolic dimension is at least one: empty arrays have a program of their own.
             made.specs = made.fixed
+
+    def _matched(self, made: Call, index: int, hint: ArrayHint) -> Shape:
+        """The dimensions of one array as it is annotated."""
+        spec = made.fixed[index]
+        # What is annotated is an array of keys: the array of their data has one dimension more.
+        at = len(spec.shape) - (spec.key is not None)
+        try:
+            return *hint.match(spec.shape[:at], index), *spec.shape[at:]  # type: ignore[arg-type]
+        except dims.Misfit:
+            if hint.alone:
+                self._misfit(made, index, f"annotated {hint.text}", "")
+            return spec.shape  # Something else that the annotation allows, such as a number.
 
     def _misfit(self, made: Call, index: int, wanted: str, why: str) -> None:
         given = dims.text(made.fixed[index].shape)
