@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fleet.protocol.limits import TIMEOUT_S_MAX
-from fleet.protocol.messages import Manifest
+from fleet.protocol.messages import Manifest, Program
 from fnplatform.dispatcher.matching import Need, need_of
 
 if TYPE_CHECKING:
@@ -82,12 +82,21 @@ def _is_waiting(entry: Entry, number: float) -> bool:
     return entry.queued and entry.order == number
 
 
+def _for_cars(program: Program) -> Program:
+    """``program`` without what cars read in its bundle: the description of arguments and results may have 56 KiB."""
+    jax = program.jax
+    if jax is None:
+        return program
+    slim = jax.model_copy(update={"why_not": {}, "inputs": [], "outputs": [], "arguments": ""})
+    return program.model_copy(update={"jax": slim})
+
+
 class FunctionQueue:
     """Waiting calls of one version of one function, oldest submit first."""
 
     __slots__ = (
         "batch", "calls", "function", "gathering", "heap", "in_ring", "key", "last_car", "limit", "manifest", "need", "parked",
-        "run_s", "tenant", "waiting",
+        "program", "run_s", "tenant", "waiting",
     )  # fmt: skip
 
     def __init__(self, tenant: str, function: str, version: str, manifest: Manifest, limit: Limit) -> None:
@@ -107,6 +116,8 @@ class FunctionQueue:
         self.run_s: float | None = None
         """Measured time of one item (a single call is one), a moving average."""
         self.last_car = ""
+        self.program = _for_cars(manifest.program)
+        """As it stands in grants."""
         jax = manifest.program.jax
         self.batch = None if jax is None else jax.batch
         self.gathering: Gathering | None = None

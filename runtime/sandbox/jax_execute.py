@@ -7,6 +7,7 @@ and what it has for saving compiled programs pickles, which a slot doesn't read.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import struct
 from collections.abc import Callable, Sequence
@@ -117,6 +118,7 @@ def load(data: Bytes, device: Any) -> Compiled:
 
 
 _shardings: dict[Any, SingleDeviceSharding] = {}
+_aval: Any = functools.lru_cache(1024)(ShapedArray)
 
 
 def put(array: np.ndarray[Any, Any], device: Any) -> Any:
@@ -125,5 +127,6 @@ def put(array: np.ndarray[Any, Any], device: Any) -> Any:
     sharding = _shardings.get(device)
     if sharding is None:
         sharding = _shardings[device] = SingleDeviceSharding(device)
-    aval = ShapedArray(array.shape, array.dtype)
-    return xla_client.batched_device_put(aval, sharding, [array], [device], False, enable_x64=True)
+    return xla_client.batched_device_put(
+        _aval(array.shape, array.dtype), sharding, [array], [device], False, enable_x64=True
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fleet.protocol.messages import Batch, Device, JaxModule, JaxProgram, Manifest
+from fleet.protocol.messages import ArraySpec, Batch, Device, JaxModule, JaxProgram, Manifest
+from fnplatform.dispatcher.queues import FunctionQueue, Limit
 from tests.unit.core_rig import Rig, manifest, state
 
 _CPU = Device(lane="jax-cpu", calling_convention_min=9, calling_convention_max=10, stablehlo="1.13.4")
@@ -103,3 +104,14 @@ def test_riders_are_forgotten_with_their_leases() -> None:
     rig.store()
     car = rig.board.cars["car-1"]
     assert (car.riders, len(car.leases), car.load_s) == (0, 0, 0.0) and car.has_place
+
+
+def test_a_grant_describes_no_arrays() -> None:
+    """A description may have 56 KiB, and cars read it in the bundle; modules decide on the lane there."""
+    made = batched()
+    assert made.program.jax is not None
+    described = {"inputs": [ArraySpec(dtype="float32", shape=["b"])], "arguments": "[]", "why_not": {"tpu": "no"}}
+    jax = made.program.jax.model_copy(update=described)
+    whole = made.program.model_copy(update={"jax": jax})
+    queue = FunctionQueue("default", "shop.add", "v", made.model_copy(update={"program": whole}), Limit())
+    assert queue.program == made.program and queue.manifest.program == whole
