@@ -123,6 +123,14 @@ class WasmSandbox:
         if self._old:
             self.prepare()
 
+    def close(self) -> None:
+        """Give back the memory of all instances, for a process that goes on. ``load`` makes a new one."""
+        self._drop()
+        if self._spare is not None:
+            self._old.append(self._spare)
+            self._spare = None
+        self._free_old()
+
     def load(self, program: SlotProgram, bundle: Bytes, packages: Sequence[Bytes] = ()) -> None:
         """Make ``program`` ready to run: keeps the instance that has it loaded, unless each call wants a fresh one.
 
