@@ -8,17 +8,16 @@ name and renamed, so that two agents may share a folder. What is damaged on disk
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import anyio
 import anyio.to_thread
 
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.ids import digest as digest_of
 from fleet.protocol.limits import MIB, PAYLOAD_BYTES_MAX
+from runtime import cache_files
 
 MEMORY_BYTES_MAX = PAYLOAD_BYTES_MAX + 64 * MIB
 """Room for the largest value that calls may share, and for code beside it: what isn't here is read again for each call."""
@@ -43,7 +42,7 @@ class BundleCache:
         self._memory_bytes = 0
         self._memory_bytes_max = memory_bytes_max
         self._disk_bytes_max = disk_bytes_max
-        self._loading: dict[str, anyio.Event] = {}
+        self._turns = cache_files.Turns()
         self.fetched = 0
         """Blobs that were fetched, since the start."""
 
@@ -64,13 +63,10 @@ class BundleCache:
 
         ProtocolError when what was fetched has another digest; what ``fetch`` raises passes through.
         """
-        while (loading := self._loading.get(digest)) is not None:
-            await loading.wait()
-        found = self.get(digest)
-        if found is not None:
-            return found
-        done = self._loading[digest] = anyio.Event()
-        try:
+        async with self._turns.turn(digest):
+            found = self.get(digest)
+            if found is not None:
+                return found
             found = await anyio.to_thread.run_sync(self._read, digest)
             if found is None:
                 found = await fetch()
@@ -80,9 +76,6 @@ class BundleCache:
                 await anyio.to_thread.run_sync(self._write, digest, found)
             self._remember(digest, found)
             return found
-        finally:
-            del self._loading[digest]
-            done.set()
 
     def _remember(self, digest: str, data: Bytes) -> None:
         self._memory[digest] = data
@@ -114,28 +107,6 @@ class BundleCache:
         if self._folder is None:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(len(data))
-            handle, name = tempfile.mkstemp(prefix=".new-", dir=self._folder)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                os.replace(name, self._folder / digest)
-            except OSError:
-                Path(name).unlink(missing_ok=True)
-                raise
+            cache_files.write(self._folder, digest, [data], self._disk_bytes_max)
         except OSError:
             return
-
-    def _make_room(self, wanted_bytes: int) -> None:
-        assert self._folder is not None, "no folder, no room"
-        stats = sorted(
-            ((path.stat(), path) for path in self._folder.iterdir() if not path.name.startswith(".")),
-            key=lambda pair: pair[0].st_mtime,
-        )
-        total = wanted_bytes + sum(stat.st_size for stat, _ in stats)
-        for stat, path in stats:
-            if total <= self._disk_bytes_max:
-                return
-            path.unlink(missing_ok=True)
-            total -= stat.st_size

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from fleet.protocol.limits import MIB
+from runtime import cache_files
 from runtime.slot_wire import COMPILED_BYTES_MAX, Bytes
 
 DISK_BYTES_MAX = 512 * MIB
@@ -52,17 +53,8 @@ class CompiledCache:
         """Keep ``data``, at most COMPILED_BYTES_MAX; others go, those used longest ago first."""
         assert 0 < len(data) <= COMPILED_BYTES_MAX, len(data)
         try:
-            path, name = self._place(tenant, program, key)
-            self._make_room(len(data) + _SEAL_BYTES)
-            handle, new = tempfile.mkstemp(prefix=".new-", dir=self._folder)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(self._seal(name, data))
-                    file.write(data)
-                os.replace(new, path)
-            except OSError:
-                Path(new).unlink(missing_ok=True)
-                raise
+            _, name = self._place(tenant, program, key)
+            cache_files.write(self._folder, name, [self._seal(name, data), data], self._disk_bytes_max)
         except OSError:
             return
 
@@ -87,21 +79,6 @@ class CompiledCache:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._key = _read_key(self._folder / ".key") or _make_key(self._folder / ".key")
         return self._key
-
-    def _make_room(self, wanted_bytes: int) -> None:
-        stats = []
-        for path in self._folder.iterdir():
-            if not path.name.startswith("."):
-                try:
-                    stats.append((path.stat(), path))
-                except FileNotFoundError:
-                    continue  # Another agent was quicker.
-        total = wanted_bytes + sum(stat.st_size for stat, _ in stats)
-        for stat, path in sorted(stats, key=lambda pair: pair[0].st_mtime_ns):
-            if total <= self._disk_bytes_max:
-                return
-            path.unlink(missing_ok=True)
-            total -= stat.st_size
 
 
 def _read_key(path: Path) -> bytes | None:

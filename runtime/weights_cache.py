@@ -25,12 +25,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import anyio
 import anyio.to_thread
 
 from fleet.protocol.errors import ProtocolError, Refused
 from fleet.protocol.limits import MIB, WEIGHTS_PIECES_MAX
 from fleet.protocol.units import format_bytes
+from runtime import cache_files
 
 log = logging.getLogger("fleet.car")
 
@@ -79,7 +79,7 @@ class WeightsCache:
         self._open: weakref.WeakValueDictionary[str, WeightsFile] = weakref.WeakValueDictionary()
         self._recent: OrderedDict[str, WeightsFile] = OrderedDict()
         self._checked: dict[str, Identity] = {}
-        self._loading: dict[str, anyio.Event] = {}
+        self._turns = cache_files.Turns()
         self._writing_bytes = 0
         self.fetched = 0
         """Pieces that were fetched, since the start."""
@@ -93,13 +93,10 @@ class WeightsCache:
 
     async def load(self, digest: str, size_bytes: int, fetch: Fetch) -> WeightsFile:
         """The piece, from wherever it is nearest. Concurrent loads of one digest fetch it once."""
-        while (loading := self._loading.get(digest)) is not None:
-            await loading.wait()
-        found = self.get(digest)
-        if found is not None:
-            return found
-        done = self._loading[digest] = anyio.Event()
-        try:
+        async with self._turns.turn(digest):
+            found = self.get(digest)
+            if found is not None:
+                return found
             # Descriptors, because a thread that made a file may refer to it for a while.
             descriptor = await anyio.to_thread.run_sync(self._find, digest, size_bytes)
             if descriptor is None:
@@ -110,9 +107,6 @@ class WeightsCache:
             self._open[digest] = found
             self._remember(found)
             return found
-        finally:
-            del self._loading[digest]
-            done.set()
 
     def _remember(self, file: WeightsFile) -> None:
         recent = self._recent
