@@ -44,7 +44,8 @@ DISK_LOOK_S = 0.25
 
 log = logging.getLogger("fleet.broker")
 
-_STORED = '"$JS.>", "$KV.>", "$SYS.>", "$O.>", "inv.>", "out.>", "dead.>", "log.>", "evt.>", "sch.>", "blob.>"'
+_STREAMS = ("$JS", "$KV", "$SYS", "$O", "inv", "out", "dead", "log", "evt", "sch", "cur", "emt", "blob")
+_STORED = ", ".join(f'"{name}.>"' for name in _STREAMS)
 _PR_SET_PDEATHSIG = 1
 
 

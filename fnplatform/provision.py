@@ -34,7 +34,7 @@ def _stream(name: str, subject: str, **more: Any) -> dict[str, Any]:
 
 
 def streams(queue_calls_max: int = limits.QUEUE_CALLS_MAX) -> list[dict[str, Any]]:
-    """Configuration of every stream. EVENTS and SCHEDULES join them with triggers; their subjects are reserved."""
+    """Configuration of every stream."""
     return [
         # One message per subject: a requeue replaces the one before in one step, also when the queue is full.
         _stream(
@@ -45,7 +45,9 @@ def streams(queue_calls_max: int = limits.QUEUE_CALLS_MAX) -> list[dict[str, Any
             max_msgs=queue_calls_max,
             max_bytes=limits.QUEUE_BYTES_MAX,
             allow_atomic=True,
-        ),
+        )
+        # With it, in one step: how far events and clocks became invocations.
+        | {"subjects": [subjects.INVOCATION.wildcard(), subjects.CURSOR.wildcard()]},
         # First writer wins by expected sequence 0; what is kept goes by the time to live of each record.
         _stream(
             subjects.STREAM_OUTCOMES,
@@ -53,6 +55,27 @@ def streams(queue_calls_max: int = limits.QUEUE_CALLS_MAX) -> list[dict[str, Any
             max_bytes=limits.OUTCOMES_BYTES_MAX,
             allow_msg_ttl=True,
             allow_atomic=True,
+        )
+        | {"subjects": ["out.>", subjects.EMITTED.wildcard()]},
+        # One message per event: its copies find the subject taken.
+        _stream(
+            subjects.STREAM_EVENTS,
+            subjects.STORED_EVENT.wildcard(),
+            max_msgs_per_subject=1,
+            max_msgs=limits.EVENTS_MAX,
+            max_bytes=limits.EVENTS_BYTES_MAX,
+            max_age=int(limits.EVENTS_S_MAX * 1e9),
+            allow_atomic=True,
+        ),
+        # Schedules of the broker that wake us. What they are about stands with the cursor.
+        _stream(
+            subjects.STREAM_SCHEDULES,
+            "sch.>",
+            discard="old",
+            max_msgs_per_subject=1,
+            max_bytes=limits.MIB,
+            allow_msg_schedules=True,
+            allow_msg_ttl=True,
         ),
         _stream(
             subjects.STREAM_DEAD,
@@ -131,6 +154,7 @@ async def provision(js: JetStream, queue_calls_max: int = limits.QUEUE_CALLS_MAX
         for config in streams(queue_calls_max):
             created |= await js.ensure_stream(config)
         created |= await js.ensure_bucket(subjects.BUCKET_FUNCTIONS)
+        created |= await js.ensure_bucket(subjects.BUCKET_TOKENS)
         created |= await js.ensure_bucket(subjects.BUCKET_CARS, ttl_s=limits.CAR_RECORD_TTL_S)
         created |= await js.ensure_bucket(
             subjects.BUCKET_CHECKPOINTS, ttl_s=CHECKPOINTS_S_MAX, max_bytes=CHECKPOINTS_BYTES_MAX

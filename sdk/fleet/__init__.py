@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fleet._call import Call
     from fleet._client import Client, connect
     from fleet._context import Current, current
+    from fleet._event import Emit, Event, HttpRequest, Response, emit
     from fleet._function import Function, function
     from fleet._group import CallGroup
     from fleet._keep import keep
@@ -57,9 +58,12 @@ __all__ = [
     "Client",
     "Current",
     "DeployError",
+    "Emit",
+    "Event",
     "FleetError",
     "FleetUnavailable",
     "Function",
+    "HttpRequest",
     "InvalidOption",
     "NotDeployed",
     "PayloadTooLarge",
@@ -70,6 +74,7 @@ __all__ = [
     "Refused",
     "RemoteError",
     "Requires",
+    "Response",
     "ResultExpired",
     "ResultNotPortable",
     "Retries",
@@ -78,6 +83,7 @@ __all__ = [
     "WrongArguments",
     "connect",
     "current",
+    "emit",
     "enable_output",
     "function",
     "keep",
@@ -91,12 +97,17 @@ _HOMES = {
     "CallGroup": "fleet._group",
     "Client": "fleet._client",
     "Current": "fleet._context",
+    "Emit": "fleet._event",
+    "Event": "fleet._event",
     "Function": "fleet._function",
+    "HttpRequest": "fleet._event",
     "Ref": "fleet._ref",
     "Requires": "fleet.protocol.options",
+    "Response": "fleet._event",
     "Retries": "fleet.protocol.options",
     "connect": "fleet._client",
     "current": "fleet._context",
+    "emit": "fleet._event",
     "enable_output": "fleet._output",
     "function": "fleet._function",
     "keep": "fleet._keep",

@@ -9,6 +9,7 @@ MODULES = (
     "fleet",
     "fleet._app",
     "fleet._context",
+    "fleet._event",
     "fleet._function",
     "fleet._generators",
     "fleet._keep",

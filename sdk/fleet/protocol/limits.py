@@ -49,6 +49,45 @@ CODEC_DEPTH_MAX = 64
 CODEC_VALUES_MAX = 16_000_000
 """Values (elements of containers, all together) in one result; long lists of numbers count as one."""
 
+# --- events ----------------------------------------------------------------------------------------------------------
+EVENT_DATA_BYTES_MAX = 1 * MIB
+EVENT_SUBJECT_CHARS_MAX = 255
+EVENT_SUBJECT_TOKENS_MAX = 16
+EVENT_ATTRIBUTE_CHARS_MAX = 1024
+EVENT_EXTENSIONS_MAX = 32
+EVENT_HEAD_BYTES_MAX = 32 * KIB
+"""All attributes of an event together."""
+PUBLISH_EVENTS_MAX = 512
+"""Events in one publish request."""
+EVENT_CHUNK_MAX = 256
+"""Events in one invocation."""
+EVENT_BATCH_MAX = 10_000
+"""Events in one call of a function with ``batch=``."""
+EVENT_BATCH_BYTES_MAX = 16 * MIB
+EVENT_WAIT_S_MAX = 24 * 3600.0
+"""Longest ``max_wait`` of a batch, longest ``debounce``."""
+EVENT_HOPS_MAX = 16
+"""Functions that an event and what follows from it may go through; loops end here."""
+EMITS_MAX = 256
+EMITS_BYTES_MAX = 1 * MIB
+"""Events that one call may emit, and their size together."""
+EXPRESSION_CHARS_MAX = 1000
+TRIGGERS_MAX = 32
+"""Triggers of one function."""
+HTTP_PATH_CHARS_MAX = 512
+HTTP_BODY_BYTES_MAX = 4 * MIB
+EVERY_S_MIN = 1.0
+EVERY_S_MAX = 366 * 24 * 3600.0
+EVENTS_MAX = 2_000_000
+"""Events that are kept, handled or not, of all tenants together."""
+EVENTS_BYTES_MAX = 4 * 1024 * MIB
+EVENTS_S_MAX = 8 * 24 * 3600.0
+"""An event is kept so long: to start functions that aren't ready for it, and to know its copies."""
+TICKS_MISSED_MAX = 10_000
+"""Ticks of one clock that are made up for with ``missed="all"``."""
+TICK_GRACE_S = 1.0
+"""A tick that is noticed later than this counts as missed."""
+
 # --- jax lane --------------------------------------------------------------------------------------------------------
 ARRAY_DIMENSIONS_MAX = 32
 JAX_LEAVES_MAX = 4096
@@ -149,4 +188,9 @@ assert STREAM_WINDOW_ITEMS <= CHUNK_ITEMS_MAX, "what a car may have unreported f
 assert STREAM_IDLE_S > 5 * STREAM_BEAT_S and STREAM_PART_TTL_S > 10 * STREAM_IDLE_S
 assert PROTOCOL_MIN <= PROTOCOL
 assert KEPT_BYTES_MAX <= BLOBS_BYTES_MAX // 4 and KEPT_BYTES_MAX >= PAYLOAD_BYTES_MAX and KEPT_TTL_S <= BLOB_TTL_S
+assert EVENTS_S_MAX > RESULT_TTL_S_DEFAULT, "an event's copies are known as long as its outcome"
+assert (
+    EVENT_DATA_BYTES_MAX + EVENT_HEAD_BYTES_MAX < SUBMIT_INLINE_BYTES_MAX and EMITS_BYTES_MAX < INLINE_RESULT_BYTES_MAX
+)
+assert EVENT_CHUNK_MAX <= CHUNK_ITEMS_MAX and EVENT_BATCH_BYTES_MAX <= PAYLOAD_BYTES_MAX
 assert RESULT_TTL_S_DEFAULT <= BLOB_TTL_S, "blobs of a result outlive the record that names them"

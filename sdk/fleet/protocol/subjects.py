@@ -32,6 +32,7 @@ class ApiVerb(enum.StrEnum):
     CARS = "cars"
     SIMULATE = "simulate"
     PUBLISH = "publish"
+    TOKEN = "token"
     DEAD = "dead"
     LOGS = "logs"
     PLATFORM = "platform"
@@ -75,6 +76,7 @@ class InternalVerb(enum.StrEnum):
     CALLS = "calls"
     CARS = "cars"
     DEPTH = "depth"
+    TRIGGERS = "triggers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,14 @@ OUTCOME = Template("out.{tenant}.{app}.{function}.{call}")
 OUTCOME_PART = Template("out.{tenant}.{app}.{function}.{call}.{part}")
 DEAD_LETTER = Template("dead.{tenant}.{app}.{function}.{call}")
 LOG = Template("log.{tenant}.{app}.{function}.{call}")
+STORED_EVENT = Template("evt.{tenant}.{event}")
+"""``event`` is ``ids.event_key`` of its source and id: a copy of it finds the subject taken."""
+CURSOR = Template("cur.{partition}")
+"""In INVOCATIONS: up to where events and clocks became invocations, stored in one step with these."""
+EMITTED = Template("emt.{tenant}.{app}.{function}.{call}.{part}")
+"""In OUTCOMES: an outcome that holds events to be emitted."""
+SCHEDULE = Template("sch.set.{partition}")
+SCHEDULE_DUE = Template("sch.due.{partition}")
 BLOB_PART = Template("blob.{tenant}.{digest}.{part}")
 
 STREAM_INVOCATIONS = "INVOCATIONS"
@@ -159,6 +169,7 @@ BUCKET_FUNCTIONS = "functions"
 BUCKET_CARS = "cars"
 BUCKET_CHECKPOINTS = "checkpoints"
 BUCKET_PARTITIONS = "partitions"
+BUCKET_TOKENS = "tokens"
 BUCKET_PLATFORM = "platform"
 
 PARTITION = "0"

@@ -247,3 +247,10 @@ class InvocationState(Message):
     """Items of a generator that are stored as parts: a run begins behind them."""
     consumed: int = 0
     """Of these, what the caller had taken when this was written."""
+    trigger: str = ""
+    """What started it: the kind of a trigger; "" for a call. Nobody waits then, and ``inbox`` is empty."""
+    key: str = ""
+    """Digest of the key: calls of a function with the same one run one after the other, by ``order``."""
+    order: int = 0
+    hops: int = 0
+    """Of the event that started it."""

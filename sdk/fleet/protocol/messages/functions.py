@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fleet.protocol import limits
 from fleet.protocol.messages.base import Digest, Message, Reply, Token, Version
+from fleet.protocol.messages.triggers import Trigger
 
 
 class Retries(Message):
@@ -120,6 +121,13 @@ class Manifest(Message):
     signature: str = ""
     """For people: ``(x: int, y: int = 1) -> int``."""
     doc: str = ""
+    triggers: list[Trigger] = Field([], max_length=limits.TRIGGERS_MAX)
+    takes_event: bool = True
+    """False: the function has no parameter, so what triggers it is not handed over."""
+    json_schema: str = ""
+    """JSON Schema of an object with the arguments by name, as JSON; "" where JSON can't express them."""
+    json_why_not: str = ""
+    """Why there is no ``json_schema``, in one sentence."""
     wheels: dict[str, Digest] = {}
     """File name -> sha256 of what ``program.packages`` were made of, as the package index has them."""
     python: str = ""

@@ -10,6 +10,7 @@ from fleet.protocol import limits
 from fleet.protocol.messages.base import Digest, Message, Reply, Token
 from fleet.protocol.messages.calls import InvocationState
 from fleet.protocol.messages.cars import Lease
+from fleet.protocol.messages.events import EventHead
 
 
 class BlobPut(Message):
@@ -94,6 +95,8 @@ class PlatformReply(Reply):
     depth: dict[str, int] = {}
     """Waiting calls by ``app.function``."""
     dropped_replies: int = 0
+    http_url: str = ""
+    """Where the HTTP gateway listens."""
     stream_bytes: dict[str, int] = {}
     uptime_s: float = 0.0
 
@@ -112,8 +115,12 @@ class DeadLetter(Message):
     state: InvocationState
     reason: str
     at_unix_s: float
+    event: EventHead | None = None
+    """An event that never became a call: ``state`` only says whose it was, part 0 is its data."""
 
 
 class DeadReply(Reply):
+    """Parts: with ``show``, the arguments of each letter."""
+
     letters: list[DeadLetter] = []
     replayed: list[Token] = []
