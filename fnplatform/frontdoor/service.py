@@ -49,6 +49,8 @@ from fleet.protocol.messages import (
     Message,
     PlatformReply,
     PlatformRequest,
+    PublishReply,
+    PublishRequest,
     RegisterReply,
     RegisterRequest,
     Reply,
@@ -59,6 +61,8 @@ from fleet.protocol.messages import (
     Simulate,
     SimulateReply,
     StatusReply,
+    TokenReply,
+    TokenRequest,
     WireError,
 )
 from fleet.protocol.subjects import API, CAR, PARTITION, ApiVerb, CarVerb, is_inbox_of
@@ -159,7 +163,8 @@ class Frontdoor:
             ApiVerb.DELETE: Route(DeleteRequest, DeleteReply, apps.delete),
             ApiVerb.CARS: Route(CarsRequest, CarsReply, fleet.cars),
             ApiVerb.SIMULATE: Route(Simulate, SimulateReply, fleet.simulate),
-            ApiVerb.PUBLISH: Route(Message, Reply, self._publish),
+            ApiVerb.PUBLISH: Route(PublishRequest, PublishReply, self._publish),
+            ApiVerb.TOKEN: Route(TokenRequest, TokenReply, self._token),
             ApiVerb.DEAD: Route(DeadRequest, DeadReply, dead.handle),
             ApiVerb.LOGS: Route(LogsRequest, LogsReply, self._on_logs),
             ApiVerb.PLATFORM: Route(PlatformRequest, PlatformReply, fleet.platform),
@@ -259,8 +264,11 @@ class Frontdoor:
 
     # --- verbs that belong nowhere else ---------------------------------------------------------------------------
 
-    async def _publish(self, tenant: str, request: Message, parts: Parts) -> Reply:
+    async def _publish(self, tenant: str, request: PublishRequest, parts: Parts) -> PublishReply:
         raise Refused("events come with a later release", hint="call the function instead: fleet call APP.FN")
+
+    async def _token(self, tenant: str, request: TokenRequest, parts: Parts) -> TokenReply:
+        raise Refused("tokens come with a later release")
 
     async def _on_logs(self, tenant: str, request: LogsRequest, parts: Parts) -> LogsReply:
         if request.follow is None:
