@@ -92,6 +92,8 @@ class PlatformReply(Reply):
     eligible: int = 0
     waiting: int = 0
     running: int = 0
+    events_waiting: int = 0
+    """Events and emitted events that are stored and haven't become calls yet."""
     depth: dict[str, int] = {}
     """Waiting calls by ``app.function``."""
     dropped_replies: int = 0
