@@ -78,6 +78,7 @@ from fnplatform.frontdoor.protocols import check_protocol
 from fnplatform.frontdoor.records import Records
 from fnplatform.frontdoor.share import REFRESH_S, QueueShare
 from fnplatform.frontdoor.submit import Submitter
+from fnplatform.frontdoor.tokens import Tokens
 from fnplatform.group_commit import GroupCommit
 from fnplatform.jetstream import JetStream, JetStreamError, StreamFull
 from fnplatform.logs import Logs
@@ -164,7 +165,7 @@ class Frontdoor:
             ApiVerb.CARS: Route(CarsRequest, CarsReply, fleet.cars),
             ApiVerb.SIMULATE: Route(Simulate, SimulateReply, fleet.simulate),
             ApiVerb.PUBLISH: Route(PublishRequest, PublishReply, self._publish),
-            ApiVerb.TOKEN: Route(TokenRequest, TokenReply, self._token),
+            ApiVerb.TOKEN: Route(TokenRequest, TokenReply, Tokens(self._js).handle),
             ApiVerb.DEAD: Route(DeadRequest, DeadReply, dead.handle),
             ApiVerb.LOGS: Route(LogsRequest, LogsReply, self._on_logs),
             ApiVerb.PLATFORM: Route(PlatformRequest, PlatformReply, fleet.platform),
@@ -266,9 +267,6 @@ class Frontdoor:
 
     async def _publish(self, tenant: str, request: PublishRequest, parts: Parts) -> PublishReply:
         raise Refused("events come with a later release", hint="call the function instead: fleet call APP.FN")
-
-    async def _token(self, tenant: str, request: TokenRequest, parts: Parts) -> TokenReply:
-        raise Refused("tokens come with a later release")
 
     async def _on_logs(self, tenant: str, request: LogsRequest, parts: Parts) -> LogsReply:
         if request.follow is None:

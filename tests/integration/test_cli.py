@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from fleet import _tokens
 from fleet.cli.main import app
 from fleet.testing import LocalFleet
 
@@ -114,7 +115,8 @@ def test_help_is_quick_and_names_every_command() -> None:
 @pytest.mark.parametrize(
     "command",
     ["dev", "deploy", "run", "call", "list", "history", "rollback", "delete", "calls", "explain", "cancel", "logs", "status",
-     "doctor", "cars", "serve", "car run", "car drive", "dead list", "dead show", "dead replay", "dead drop"],
+     "doctor", "cars", "serve", "car run", "car drive", "dead list", "dead show", "dead replay", "dead drop",
+     "token create", "token list", "token revoke"],
 )  # fmt: skip
 def test_every_command_has_an_example(command: str) -> None:
     said = CliRunner().invoke(app, [*command.split(), "--help"])
@@ -296,9 +298,8 @@ def dead_calls() -> list[str]:
     return [row["state"]["call"] for row in as_json("dead", "list")]
 
 
-def test_dead_publish_and_token(fleet_of_two: LocalFleet, deployed: Path) -> None:
+def test_dead_and_publish(fleet_of_two: LocalFleet, deployed: Path) -> None:
     assert "later release" in fails("publish", "a.b", "1")
-    assert "later release" in fails("token", "create")
     call = ok("call", "jobs.fail", "for good", "--spawn").strip()
     fleet_of_two.wait_for(lambda: call in dead_calls(), "the dead letter")
     assert "for good" in ok("dead", "list")
@@ -309,3 +310,19 @@ def test_dead_publish_and_token(fleet_of_two: LocalFleet, deployed: Path) -> Non
     assert call not in dead_calls()
     ok("dead", "drop", again)
     assert again not in dead_calls()
+
+
+def test_tokens_are_shown_once_listed_and_revoked(fleet_of_two: LocalFleet) -> None:
+    made = CliRunner().invoke(app, ["token", "create", "--name", "ci", "--ttl", "2h"])
+    parsed = _tokens.parse(made.stdout.strip())
+    assert parsed.tenant == "default" and "not shown again" in made.stderr
+    forever = as_json("token", "create", "--ttl", "never")
+    assert _tokens.parse(forever["token"]).id == forever["id"] and forever["expires_unix_s"] is None
+    listed = ok("token", "list")
+    assert "ci" in listed and parsed.id in listed and "no end" in listed and parsed.secret not in listed
+    assert [row["id"] for row in as_json("token", "list")] == [parsed.id, forever["id"]]
+    assert as_json("token", "revoke", parsed.id, forever["token"]) == {"revoked": [parsed.id, forever["id"]]}
+    assert as_json("token", "list") == []
+    assert "fleet token list" in fails("token", "revoke", parsed.id)
+    assert "--ttl" in fails("token", "create", "--ttl", "soon")
+    assert "no token of this platform" in fails("token", "revoke", "flt_a.b")

@@ -1,4 +1,4 @@
-"""Events and what failed for good: ``publish``, ``dead``, ``token``."""
+"""Events and what failed for good: ``publish``, ``dead``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,6 @@ def register(app: typer.Typer) -> None:
     dead.command("replay", epilog="Example: fleet dead replay 0198f0c2b1d27c3e9f1a2b3c4d5e6f70")(dead_replay)
     dead.command("drop", epilog="Example: fleet dead drop 0198f0c2b1d27c3e9f1a2b3c4d5e6f70")(dead_drop)
     app.add_typer(dead, name="dead")
-    token = typer.Typer(no_args_is_help=True, help="Bearer tokens for HTTP.")
-    for verb in ("create", "revoke", "list"):
-        token.command(verb, epilog=f"Example: fleet token {verb}")(_later_token)
-    app.add_typer(token, name="token")
 
 
 def publish(
@@ -39,11 +35,6 @@ def publish(
     raise Refused(
         f"events come with a later release: {subject} was not published", hint="call a function with: fleet call APP.FN"
     )
-
-
-def _later_token() -> None:
-    """Comes with a later release."""
-    raise Refused("tokens come with HTTP in a later release", hint="whoever reaches the broker may call functions now")
 
 
 def _dead(request: DeadRequest) -> DeadReply:
