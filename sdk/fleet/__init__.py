@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         WrongArguments,
     )
     from fleet.protocol.options import Batch, Requires, Retries
+    from fleet.protocol.triggers import EventBatch, at, cron, every, http, subject
 
 __version__ = "0.1.0"
 
@@ -60,6 +61,7 @@ __all__ = [
     "DeployError",
     "Emit",
     "Event",
+    "EventBatch",
     "FleetError",
     "FleetUnavailable",
     "Function",
@@ -81,13 +83,18 @@ __all__ = [
     "SandboxTrap",
     "VersionMismatch",
     "WrongArguments",
+    "at",
     "connect",
+    "cron",
     "current",
     "emit",
     "enable_output",
+    "every",
     "function",
+    "http",
     "keep",
     "put",
+    "subject",
 ]
 
 _HOMES = {
@@ -99,19 +106,25 @@ _HOMES = {
     "Current": "fleet._context",
     "Emit": "fleet._event",
     "Event": "fleet._event",
+    "EventBatch": "fleet.protocol.triggers",
     "Function": "fleet._function",
     "HttpRequest": "fleet._event",
     "Ref": "fleet._ref",
     "Requires": "fleet.protocol.options",
     "Response": "fleet._event",
     "Retries": "fleet.protocol.options",
+    "at": "fleet.protocol.triggers",
     "connect": "fleet._client",
+    "cron": "fleet.protocol.triggers",
     "current": "fleet._context",
     "emit": "fleet._event",
     "enable_output": "fleet._output",
+    "every": "fleet.protocol.triggers",
     "function": "fleet._function",
+    "http": "fleet.protocol.triggers",
     "keep": "fleet._keep",
     "put": "fleet._ref",
+    "subject": "fleet.protocol.triggers",
 }
 
 

@@ -22,7 +22,7 @@ from fleet.protocol.ids import check_token
 if TYPE_CHECKING:
     from fleet._client import Client
     from fleet._upload import Read
-    from fleet.protocol.messages import DeployReply, Manifest
+    from fleet.protocol.messages import DeployReply, Manifest, Trigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,13 @@ def load_app(source: str, app: str | None = None) -> LoadedApp:
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What a deploy did; by the functions' names, to which packages each was locked (``name==version``), and for those of
-    the jax lane where they run (``cpu cuda tpu``)."""
+    """What a deploy did; by the functions' names, to which packages each was locked (``name==version``), for those of the
+    jax lane where they run (``cpu cuda tpu``), and what starts each."""
 
     reply: DeployReply
     packages: dict[str, list[str]]
     platforms: dict[str, str]
+    triggers: dict[str, list[Trigger]]
 
 
 def deploy(client: Client, loaded: LoadedApp, tell: Callable[[str], None] | None = None) -> Deployed:
@@ -72,6 +73,7 @@ def deploy(client: Client, loaded: LoadedApp, tell: Callable[[str], None] | None
 
     ``tell`` gets a line for each step that packages take which this machine doesn't know yet.
     """
+    from fleet._triggers import check_startable
     from fleet._upload import patience_s, upload
     from fleet.protocol.messages import DeployReply, DeployRequest
     from fleet.protocol.subjects import ApiVerb
@@ -79,6 +81,8 @@ def deploy(client: Client, loaded: LoadedApp, tell: Callable[[str], None] | None
     readers: dict[str, Read] = {}
     manifests: list[Manifest] = []
     platforms: dict[str, str] = {}
+    for function in loaded.functions:
+        check_startable(function)
     for function in loaded.functions:
         if function.options.runtime == "jax":
             manifest, read, platforms[function.name] = _traced(function, loaded.app)
@@ -101,7 +105,8 @@ def deploy(client: Client, loaded: LoadedApp, tell: Callable[[str], None] | None
     locked = {
         manifest.function: [f"{one.name}=={one.version}" for one in manifest.program.packages] for manifest in manifests
     }
-    return Deployed(client.run(work), locked, platforms)
+    triggers = {manifest.function: manifest.triggers for manifest in manifests}
+    return Deployed(client.run(work), locked, platforms, triggers)
 
 
 def _bundled(function: Function[..., Any], app: str, tell: Callable[[str], None] | None) -> tuple[Manifest, Read]:

@@ -340,6 +340,11 @@ def function(raw: Callable[..., Any] | None = None, /, **options: Unpack[Functio
     pytree of arrays or a callable that loads one; its parameter called ``params``, else its first, takes them, and callers
     don't give it. ``batch``: ``fleet.Batch``.
 
+    ``on`` names what starts it by itself once it is deployed: ``fleet.cron``, ``fleet.every``, ``fleet.at``,
+    ``fleet.subject``, ``fleet.http``. It gets a ``fleet.Event`` then (a list of them with ``batch=``), or nothing if it
+    takes no argument. Deployed functions alone are started so: ``fleet run``, and ``.remote()`` of a function that was never
+    deployed, ignore ``on``. Call it with an event made by hand to test it: ``f(fleet.Event("sensors.7", {"t": 31}))``.
+
     Any callable with a name will do: lambdas, closures, partials, bound methods, functions of a script, a command or a
     notebook cell. What one that no module holds refers to (globals, variables around it, classes) is captured with its first
     remote call.

@@ -20,6 +20,7 @@ from fleet._classes import Classes
 from fleet._function import Function
 from fleet._params import need_arrays
 from fleet._portable.arguments import ArgumentPickler
+from fleet._triggers import messages_of, takes_event
 from fleet._upload import Read, patience_s, upload
 from fleet.protocol.errors import DeployError
 from fleet.protocol.messages import (
@@ -191,6 +192,8 @@ def _manifest(function: Function[Any, Any], app: str, program: Program, wheels: 
         yields=function.yields,
         signature=signature_text(function),
         doc=(inspect.getdoc(function._raw) or "").strip()[:TEXT_CHARS_MAX],
+        triggers=messages_of(function),
+        takes_event=takes_event(function),
         wheels=wheels,
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         sdk=fleet.__version__,

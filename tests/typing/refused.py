@@ -90,3 +90,12 @@ class Counter:
 
 Counter().count.remote(1)  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 Counter.count.remote(1)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+
+# --- triggers ---------------------------------------------------------------------------------------------------------
+
+fleet.function(on=["@daily"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+fleet.function(on=fleet.every(1))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+fleet.every("1s", missed="most")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+fleet.http("FETCH", "/a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+fleet.at("2027-01-01")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+fleet.subject("a", batch=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -6,6 +6,7 @@ What must be an error stands in ``refused.py``.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar, assert_type
 
 import fleet
@@ -285,3 +286,28 @@ assert_type(weighed.map([1.0, 2.0]), Iterator[list[float]])
 assert_type(weighed.with_options(timeout=3).remote(1.0), list[float])
 assert_type(weighed_in_batches.remote(1.0, loud=True), float)
 assert_type(fleet.function(runtime="jax", params=weights)(plain).remote("a"), bytes)
+
+
+# --- triggers ---------------------------------------------------------------------------------------------------------
+
+
+@fleet.function(
+    on=[fleet.cron("@daily", timezone="UTC", missed="skip"), fleet.every("30s"), fleet.at(datetime.now(UTC))]
+)
+def tick(event: fleet.Event) -> list[fleet.Emit]:
+    return [fleet.emit("ticks.seen", event.time)]
+
+
+hot = fleet.subject(
+    "a.*", filter="data.t > 3", batch=fleet.EventBatch(max_size=5), debounce=1, key="id", rate_limit="9/s"
+)
+
+
+@app.function(on=[hot])
+async def together(events: list[fleet.Event]) -> fleet.Response:
+    return fleet.Response(len(events), 201, {"x-a": "b"})
+
+
+assert_type(fleet.function(on=(fleet.http("GET", "/x"),))(nothing).remote(), None)
+assert_type(tick(fleet.Event("a", {"t": 1})), list[fleet.Emit])
+assert_type(together.with_options(on=[]).remote([]), fleet.Response)

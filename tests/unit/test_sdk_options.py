@@ -118,7 +118,7 @@ def test_an_int_says_how_often_to_try_again() -> None:
         ("params", {"w": 1}, 'is for runtime="jax" alone'),
         ("batch", 64, "give fleet.Batch"),
         ("runtime", "java", "not allowed"),
-        ("on", ["cron"], "on= comes with a later release"),
+        ("on", ["cron"], "'cron' in on= is no trigger"),
         ("packages", "python-slugify", "give a list"),
         ("packages", ["x", 7], "7 in packages= is no text"),
         ("packages", ["jinja2=3"], "is no requirement"),

@@ -41,6 +41,7 @@ MODULES = (
     "fleet.protocol.ids",
     "fleet.protocol.limits",
     "fleet.protocol.options",
+    "fleet.protocol.triggers",
     "fleet.protocol.units",
     "fleet.protocol.window",
 )

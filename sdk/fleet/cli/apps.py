@@ -9,7 +9,7 @@ import typer
 from fleet.cli import show
 
 if TYPE_CHECKING:
-    from fleet.protocol.messages import AppVersion, FunctionInfo
+    from fleet.protocol.messages import AppVersion, FunctionInfo, Trigger
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -38,7 +38,7 @@ def deploy(
     assert version is not None, reply
     if as_json:
         show.data({"app": loaded.app, "unchanged": reply.unchanged, "version": version, "packages": packages,
-                   "jax": deployed.platforms})  # fmt: skip
+                   "jax": deployed.platforms, "triggers": deployed.triggers})  # fmt: skip
         return
     show.say(f"{loaded.app} version {version.number} was live already" if reply.unchanged else
              f"{loaded.app} version {version.number} is live")  # fmt: skip
@@ -47,7 +47,12 @@ def deploy(
     show.table(
         ("FUNCTION", "VERSION", "TRIGGERS", "PACKAGES"),
         [
-            (f"{loaded.app}.{name}", digest, "-", ", ".join(packages.get(name, [])) or "-")
+            (
+                f"{loaded.app}.{name}",
+                digest,
+                _in_words(deployed.triggers[name]),
+                ", ".join(packages.get(name, [])) or "-",
+            )
             for name, digest in sorted(version.functions.items())
         ],
     )
@@ -65,14 +70,21 @@ def list_functions(
     if as_json:
         show.data(found)
         return
-    show.table(("FUNCTION", "SIGNATURE", "VERSION", "APP VERSION", "RUNTIME"), [_row(one) for one in found])
+    columns = ("FUNCTION", "SIGNATURE", "VERSION", "APP VERSION", "RUNTIME", "TRIGGERS")
+    show.table(columns, [_row(one) for one in found])
 
 
 def _row(one: FunctionInfo) -> tuple[object, ...]:
     manifest = one.manifest
     number = "-" if one.app_number is None else one.app_number
     name = f"{manifest.app}.{manifest.function}"
-    return (name, manifest.signature, one.version, number, manifest.program.runtime)
+    return (name, manifest.signature, one.version, number, manifest.program.runtime, _in_words(manifest.triggers))
+
+
+def _in_words(triggers: list[Trigger]) -> str:
+    from fleet._triggers import in_words
+
+    return "\n".join(in_words(one) for one in triggers) or "-"
 
 
 def history(

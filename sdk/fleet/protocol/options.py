@@ -15,6 +15,7 @@ from typing import Any, Literal, TypedDict
 from fleet.protocol import limits
 from fleet.protocol.errors import InvalidOption
 from fleet.protocol.ids import check_token
+from fleet.protocol.triggers import Trigger, check_on
 from fleet.protocol.units import parse_bytes, parse_seconds
 
 Duration = float | str
@@ -121,7 +122,7 @@ class PlainOptions(TypedDict, total=False):
     timeout: Duration
     queue_timeout: Duration | None
     retries: Retries | int | None
-    on: Iterable[Any]
+    on: Iterable[Trigger]
     packages: Iterable[str]
     requires: Requires | None
     isolation: Literal["instance", "call"]
@@ -158,19 +159,18 @@ class Options:
     params: Any = dataclasses.field(default=None, compare=False)  # arrays know no == of their own
     """Jax lane: the weights, a pytree of arrays, or a callable that loads one."""
     batch: Batch | None = None
+    on: tuple[Trigger, ...] = ()
     name: str | None = None
 
     def changed(self, given: Mapping[str, Any]) -> Options:
         """A copy with the friendly options ``given`` checked and applied."""
         checked: dict[str, Any] = {}
         for key, value in given.items():
-            if key in _LATER:
-                _refuse_later(key, value)
-            elif key in _CHECKS:
+            if key in _CHECKS:
                 field, check = _CHECKS[key]
                 checked[field] = check(value)
             else:
-                close = difflib.get_close_matches(key, [*_CHECKS, *_LATER], 1)
+                close = difflib.get_close_matches(key, _CHECKS, 1)
                 hint = f"did you mean {close[0]}=?" if close else f"there are: {', '.join(sorted(_CHECKS))}"
                 raise InvalidOption(f"fleet.function has no option {key}=", hint=hint)
         changed = dataclasses.replace(self, **checked)
@@ -193,12 +193,11 @@ def _check_lane(options: Options) -> None:
                 f'{name}= is for runtime="wasm" alone: a jax function is traced here, and no file of yours reaches a car',
                 hint=f"leave {name}= out",
             )
-
-
-def _refuse_later(key: str, value: Any) -> None:
-    if value is None or (isinstance(value, list | tuple) and not value):
-        return
-    raise InvalidOption(f"{key}= comes with a later release", hint=f"leave {key}= out")
+    if options.runtime == "jax" and options.on:
+        raise InvalidOption(
+            'on= is for runtime="wasm" alone: a jax function takes arrays, not events',
+            hint="leave on= out, and let who handles the event call it with .remote()",
+        )
 
 
 def _runtime(value: Any) -> str:
@@ -340,6 +339,6 @@ _CHECKS: dict[str, tuple[str, Any]] = {
     "packages": ("packages", _packages),
     "params": ("params", _params),
     "batch": ("batch", _batch),
+    "on": ("on", check_on),
     "name": ("name", _name),
 }
-_LATER = ("on",)
