@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+import fleet._event_values  # noqa: F401  (classes of the platform that results may hold)
 from fleet._classes import ANY_OWN, Classes, show_records, type_dict
 from fleet.protocol._codec.exception_data import SLOTS
 from fleet.protocol.codec import COPY_BYTES_MAX, ExceptionData, decode, decode_exception
@@ -22,7 +23,7 @@ from fleet.protocol.errors import BY_CODE, ProtocolError, RemoteError, from_code
 from fleet.protocol.messages import WireError
 
 _NO_PACKAGES = "A sandbox has the standard library, your own modules, and what packages=[...] of the function names."
-_VALUE, _RAISED, _ENDED = 0, 1, 2
+_VALUE, _RAISED, _ENDED, _EMITTING = 0, 1, 2, 3
 _PLAIN = (type(None), bool, int, float, str, bytes, tuple, list, dict, set, frozenset)
 _EARLIER = {
     ("re", "PatternError"): ("re", "error"),
@@ -56,9 +57,10 @@ def decode_item(data: bytes | memoryview, classes: Classes = ANY_OWN) -> Any:
         raise ProtocolError("a result is empty")
     data = bytes(data) if len(data) <= COPY_BYTES_MAX else memoryview(data)
     status = data[0]
-    if status == _VALUE:
+    if status in (_VALUE, _EMITTING):
         alive = revive if classes is ANY_OWN else functools.partial(revive, classes=classes)
-        value = decode(data[1:], alive, classes.find, records=show_records.get())
+        at = 1 if status == _VALUE else 5 + int.from_bytes(data[1:5], "little")
+        value = decode(data[at:], alive, classes.find, records=show_records.get())
         return value if classes.unpack is None else classes.unpack(value)
     if status == _RAISED:
         return Failure(_raised(decode_exception(data[1:], classes.find), classes))

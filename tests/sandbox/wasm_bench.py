@@ -111,7 +111,11 @@ class Bench:
         return self.raised(self.load(source), *args)
 
     def chunk(self, program: SlotProgram, inputs: list[Any], **more: Any) -> list[Any]:
-        """Run a chunk; its results, in order, wherever they were delivered."""
+        """Run a chunk; its values, in order, wherever they were delivered."""
+        return [codec.decode(item[1:]) for item in self.items(program, inputs, **more)]
+
+    def items(self, program: SlotProgram, inputs: list[Any], **more: Any) -> list[bytes]:
+        """Run a chunk; its results as they are."""
         self.desk.delivered.clear()
         args = frames.pack_items([pickle.dumps(((value,), {})) for value in inputs])
         result = self.sandbox.run(SlotJob(1, program, args, call="c1", items=len(inputs), timeout_s=5.0, **more))
@@ -120,4 +124,4 @@ class Bench:
             assert first == len(found)
             found += [bytes(item) for item in frames.unpack_items(packed, limits.CHUNK_ITEMS_MAX)]
         assert len(found) == len(inputs)
-        return [codec.decode(item[1:]) for item in found]
+        return found

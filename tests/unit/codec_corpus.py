@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 
 import pydantic
 
+import fleet
 from fleet._classes import Classes
+from fleet.protocol._codec import own
 
 try:
     import attrs
@@ -221,6 +223,17 @@ if attrs is not None:
         a: int
 
 
+def events() -> list[Any]:
+    """The platform's own classes."""
+    request = fleet.HttpRequest("POST", "/a/7", {"id": "7"}, [("q", "1"), ("q", "2")], [("X-A", "b")], b"body")
+    return [
+        fleet.Event("a.b", {"t": 1}, time="2026-01-02T03:04:05+00:00", dataschema="s", extensions={"k": "v"}),
+        fleet.Event("a", b"x", time=dt.datetime(2026, 1, 2), http=request), request,
+        fleet.Response({"a": [1]}, 201, {"X-A": "b"}), fleet.Response("text", content_type="text/html"),
+        fleet.emit("a.b", {"t": 1}, type="hot"), fleet.emit("a"), [fleet.emit("a", b"x")] * 20,
+    ]  # fmt: skip
+
+
 def raised() -> list[BaseException]:
     """Exceptions with all that they may carry."""
     found: list[BaseException] = [
@@ -239,7 +252,7 @@ def raised() -> list[BaseException]:
 
 def everything() -> list[Any]:
     """All of it."""
-    return scalars() + containers() + instances() + raised()
+    return scalars() + containers() + instances() + events() + raised()
 
 
 CLASSES = Classes(
@@ -257,6 +270,9 @@ def same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(same, a, b)) and getattr(a, "maxlen", 0) == getattr(b, "maxlen", 0)
     if isinstance(a, float):
         return repr(a) == repr(b)
+    if type(a) in own.by_type:
+        fields = own.by_type[type(a)].fields
+        return same(fields(a), fields(b))
     if numpy is not None and isinstance(a, numpy.ndarray):
         return bool(a.dtype == b.dtype and a.shape == b.shape and (a == b).all())
     if isinstance(a, memoryview):

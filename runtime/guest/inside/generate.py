@@ -14,7 +14,9 @@ import types
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fleet._event import Emit, emits_of
 from fleet.protocol import codec
+from fleet.protocol.errors import InvalidOption
 from fleet.protocol.window import StreamWindow
 
 from . import wire
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from .jobs import Call
 
 GENERATORS = (types.GeneratorType, types.AsyncGeneratorType)
+MAY_EMIT = frozenset((Emit, list, tuple))
 _VALUE = b"\0"
 _MARK = struct.Struct("<Q")
 
@@ -59,6 +62,11 @@ class Yields:
         self._count = number + 1
         if number < self._skip:
             return
+        if type(value) in MAY_EMIT and emits_of(value):
+            raise InvalidOption(
+                "a generator yields fleet.emit(...), but only what a function returns is published",
+                hint="return the events from a function of their own, or yield plain values",
+            )
         data = codec.encode(value, f"yield {number}", _VALUE)
         window = self._window
         if window.full:  # As an earlier run left it.

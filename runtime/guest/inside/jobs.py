@@ -1,6 +1,7 @@
 """Run calls: find the function, load the arguments, call it, turn what comes of it into data.
 
-Result bytes: one status byte and codec bytes; 0 value, 1 exception that the function raised (see ``OutcomeRecord``).
+Result bytes: one status byte and codec bytes; 0 value, 1 exception that the function raised, 3 a value that is events to
+be published, which stand in front of it (see ``OutcomeRecord``).
 Whatever a function does, short of ending the sandbox, is a result; nothing that it raises leaves ``run``.
 """
 
@@ -22,6 +23,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from fleet import _context
+from fleet._event import emits_of, pack_emits
 from fleet._function import Function
 from fleet.protocol import codec
 from fleet.protocol._codec.exception_data import ExceptionData, describe
@@ -36,6 +38,8 @@ REPORT_S = 0.005
 
 _VALUE = b"\0"
 _RAISED = b"\1"
+_EMITTING = b"\3"
+_SINGLE = wire.RESULT_HEAD.pack(0, 0)
 _SINGLE_VALUE = wire.RESULT_HEAD.pack(0, 0) + _VALUE
 _PACKAGE = "/" + __package__ + "/"
 _FLEET = os.path.dirname(Function.__call__.__code__.co_filename) + "/"
@@ -198,7 +202,8 @@ class Jobs:
                 value = None
             elif isinstance(value, generate.GENERATORS):
                 generate.refuse_single(value)
-            result = codec.encode(value, "result", _SINGLE_VALUE)
+            head = _SINGLE_VALUE if type(value) not in generate.MAY_EMIT else _SINGLE + _status(value)
+            result = codec.encode(value, "result", head)
         except BaseException as error:
             args = kwargs = value = None
             result = self._failed(error)
@@ -233,12 +238,17 @@ class Jobs:
                 value = function(*args, **kwargs)
                 if type(value) is types.CoroutineType:
                     value = asyncio.run(value)
-                result = encode(value, "result", _VALUE)
+                result = encode(value, "result", _VALUE if type(value) not in generate.MAY_EMIT else _status(value))
             except BaseException as error:
                 result = self._failed(error)
             at += length
             restore()
             output.end()
+            if out and len(result) > FLUSH_BYTES:  # Large ones go alone: what is read on the way stays in small lists.
+                tell(wire.ITEMS, first, wire.pack_items(out))
+                first += len(out)
+                out.clear()
+                size = 0
             out.append(result)
             size += len(result)
             now = clock()
@@ -275,6 +285,15 @@ class Jobs:
             self._summary = type(error).__name__
             text = f"{self._summary} (and telling more of it failed: {type(second).__name__})"
             return codec.encode(ExceptionData("builtins", "RuntimeError", text), prefix=_RAISED)
+
+
+def _status(value: Any) -> bytes:
+    """What stands before a value: whether it is events to be published, and these."""
+    emits = emits_of(value)
+    if not emits:
+        return _VALUE
+    packed = pack_emits(emits)
+    return _EMITTING + len(packed).to_bytes(4, "little") + packed
 
 
 def _is_ours(file_name: str) -> bool:

@@ -8,7 +8,7 @@ import re
 import time
 
 from fleet.protocol.errors import InvalidOption
-from fleet.protocol.limits import TOKEN_CHARS_MAX
+from fleet.protocol.limits import EVENT_SUBJECT_CHARS_MAX, EVENT_SUBJECT_TOKENS_MAX, TOKEN_CHARS_MAX
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{1,%d}\Z" % TOKEN_CHARS_MAX)
 
@@ -67,6 +67,19 @@ def check_token(text: str, what: str) -> str:
     if not is_token(text):
         raise InvalidOption(f"{what} {text!r} is not allowed: 1 to {TOKEN_CHARS_MAX} of the characters A-Z a-z 0-9 _ -")
     return text
+
+
+def check_event_subject(subject: str) -> str:
+    """``subject``, or InvalidOption unless an event may be published on it: tokens with dots between them, no wildcards."""
+    tokens = subject.split(".") if isinstance(subject, str) else []
+    few = 0 < len(tokens) <= EVENT_SUBJECT_TOKENS_MAX
+    if few and len(subject) <= EVENT_SUBJECT_CHARS_MAX and all(map(is_token, tokens)):
+        return subject
+    raise InvalidOption(
+        f"subject={subject!r:.300} is not allowed for an event: 1 to {EVENT_SUBJECT_TOKENS_MAX} names of the characters"
+        f" A-Z a-z 0-9 _ - with dots between them, at most {EVENT_SUBJECT_CHARS_MAX} characters",
+        hint='as in "sensors.7.temperature"',
+    )
 
 
 def token_of(display: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from fleet.protocol._codec import arrays
+from fleet.protocol._codec import arrays, own
 from fleet.protocol._codec import kinds as k
 from fleet.protocol._codec.decode import Decoder, strings
 from fleet.protocol._codec.encode_more import ADDRESSES, FACTORIES, MEMORY_FORMATS, PATHS
@@ -204,6 +204,12 @@ def _bytearray(decoder: Decoder, fields: list[Any]) -> bytearray:
     return bytearray(data)
 
 
+def _own(decoder: Decoder, fields: list[Any]) -> Any:
+    number, *parts = fields
+    decoder.charge(own.cost_of(parts))
+    return own.by_number[_typed(number, int)].made(*parts)
+
+
 def _constant(_d: Decoder, fields: list[Any]) -> Any:
     (number,) = fields
     return (Ellipsis, NotImplemented)[_typed(number, int)]
@@ -215,5 +221,5 @@ _MAKERS: dict[int, _Maker] = {
     k.MEMORYVIEW: _memoryview, k.DEQUE: _deque, k.COUNTER: _counter, k.DEFAULTDICT: _defaultdict,
     k.ORDEREDDICT: _ordered, k.NAMESPACE: _namespace, k.RANGE: _range, k.SLICE: _slice, k.DECIMAL: _decimal,
     k.FRACTION: _fraction, k.UUID: _uuid, k.PATH: _path, k.ADDRESS: _address, k.ARRAY: _array,
-    k.CONSTANT: _constant, k.NDARRAY: arrays.make_array, k.NUMPY_SCALAR: arrays.make_scalar,
+    k.CONSTANT: _constant, k.OWN: _own, k.NDARRAY: arrays.make_array, k.NUMPY_SCALAR: arrays.make_scalar,
 }  # fmt: skip

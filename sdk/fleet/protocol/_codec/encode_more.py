@@ -16,7 +16,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
-from fleet.protocol._codec import arrays
+from fleet.protocol._codec import arrays, own
 from fleet.protocol._codec import kinds as k
 from fleet.protocol._codec.encode import (
     TAG,
@@ -188,7 +188,7 @@ BY_NAME: dict[tuple[str, str], Writer] = {
 
 def writer_of(kind: type) -> Writer:
     """The writer of instances of ``kind``; Refused where there is none."""
-    writer = EXACT.get(kind) or _named(kind) or arrays.writer_of(kind)
+    writer = EXACT.get(kind) or _named(kind) or arrays.writer_of(kind) or _own(kind)
     if writer is not None:
         return writer
     if issubclass(kind, BaseException):
@@ -207,6 +207,23 @@ def _named(kind: type) -> Writer | None:
         return None
     module = sys.modules.get(name[0])
     return BY_NAME[name] if module is not None and module.__dict__.get(name[1]) is kind else None
+
+
+def _own(kind: type) -> Writer | None:
+    one = own.by_type.get(kind)
+    if one is None:
+        return None
+    number, _, fields_of, made = one
+
+    def write(value: Any, out: Out, depth: int) -> None:
+        try:
+            fields = fields_of(value)
+            made(*fields)  # As it will be looked at where it arrives.
+        except Exception as error:  # An attribute that the function changed, in whatever way.
+            raise Refused(f"a fleet.{kind.__name__} that can't travel: {error}") from None
+        write_fields(k.OWN, (number, *fields), out, depth, own.cost_of(fields))
+
+    return write
 
 
 # --- classes ---------------------------------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ ENUM, INSTANCE, CLASS = 38, 39, 40
 """``CLASS`` stands only where a class is named for the first time; later an int says which one it was."""
 PACKED_SET, PACKED_FROZENSET, INSTANCE_ROWS = 41, 42, 43
 """As ``PACKED_TUPLE``; a list of instances of one class, its fields column by column."""
-KINDS = range(1, 44)
+OWN = 44
+"""A class of the platform: its number (see ``own``), then its fields."""
+KINDS = range(1, 45)
 
 DATACLASS, NAMEDTUPLE, ATTRS, PYDANTIC, ENUMERATION = 1, 2, 3, 4, 5
 """How a class makes its instances: a name found at the reader must be of the same sort."""

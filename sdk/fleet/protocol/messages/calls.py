@@ -184,7 +184,8 @@ class OutcomeRecord(Message):
 
     Part 0, if any: for a single call the result bytes as the guest made them, for a chunk ``pack_items`` of one per item.
     Result bytes are one status byte and the codec's bytes: 0 value, 1 exception that the function raised. An item
-    the platform ended (timeout, cancel, car lost ...) has status byte 2 and a packed WireError in JSON.
+    the platform ended (timeout, cancel, car lost ...) has status byte 2 and a packed WireError in JSON. 3 is a value that is
+    events to be published: their length (u32) and they themselves (``_event.pack_emits``) stand before the codec's bytes.
     ``error`` is set when the platform ended the whole call. ``blob``: the part was too large and is this blob instead.
     """
 

@@ -55,9 +55,10 @@ class StoredEvent(Message):
 
 
 class OutboxEntry(Message):
-    """Stored in one step with an outcome that holds events to be emitted: where that outcome lies.
+    """Stored in one step with an outcome that holds events to be emitted; removed once they are in EVENTS.
 
-    ``hops``: that of the events which it emits. Removed once they are in EVENTS.
+    Parts: the events of the call, or of each item of a chunk that emits (``items`` says which ones), as in the result bytes.
+    They are here once more because the outcome may be gone before they are published. ``hops``: that of the events.
     """
 
     tenant: Token
@@ -67,6 +68,9 @@ class OutboxEntry(Message):
     outcome: str
     """Subject of the record in OUTCOMES."""
     hops: int
+    items: list[int] = Field([], max_length=limits.CHUNK_ITEMS_MAX)
+    at_unix_s: float = 0.0
+    """When the outcome was stored: the time of the events."""
 
 
 class TokenInfo(Message):
