@@ -102,6 +102,7 @@ class JetStream:
         *,
         expect_last_subject_seq: int | None = None,
         ttl_s: float | None = None,
+        headers: dict[str, str] | None = None,
         timeout_s: float = REQUEST_S,
     ) -> None:
         """Publish; ``on_stored`` is called once, with the stream sequence or an error. Never raises by itself."""
@@ -114,12 +115,12 @@ class JetStream:
             error = answer.get("error")
             on_stored(_error_of(error) if error else int(answer["seq"]))
 
-        headers: dict[str, str] = {}
+        all_headers = dict(headers or {})
         if expect_last_subject_seq is not None:
-            headers["Nats-Expected-Last-Subject-Sequence"] = str(expect_last_subject_seq)
+            all_headers["Nats-Expected-Last-Subject-Sequence"] = str(expect_last_subject_seq)
         if ttl_s is not None:
-            headers["Nats-TTL"] = f"{max(1, round(ttl_s))}s"
-        self.bus.ask(subject, data, on_reply, timeout_s=timeout_s, headers=headers or None)
+            all_headers["Nats-TTL"] = f"{max(1, round(ttl_s))}s"
+        self.bus.ask(subject, data, on_reply, timeout_s=timeout_s, headers=all_headers or None)
 
     async def publish(
         self,

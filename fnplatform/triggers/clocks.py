@@ -185,7 +185,7 @@ def next_tick(trigger: ClockTrigger, after_unix_s: float) -> float | None:
     if isinstance(trigger, CronTrigger):
         return next(parse_cron(trigger.expression, trigger.timezone).after(after_unix_s), None)
     if isinstance(trigger, EveryTrigger):
-        return trigger.every_s * _periods(trigger.every_s, after_unix_s) + trigger.every_s
+        return trigger.every_s * (_periods(trigger.every_s, after_unix_s) + 1)
     return trigger.at_unix_s if trigger.at_unix_s > after_unix_s else None
 
 
