@@ -185,7 +185,7 @@ authorization {{
   users: [
     {{ user: "control", password: "{self.control.password}" }}
     {{ user: "reply", password: "{self.reply.password}",
-       permissions: {{ publish: {{ deny: [{_STORED}, "fleet.api.>", "fleet.car.>", "fleet.ctl.>"] }} }} }}
+       permissions: {{ publish: {{ deny: [{_STORED}, "fleet.api.>", "fleet.evt.>", "fleet.car.>", "fleet.ctl.>"] }} }} }}
     {{ user: "public", password: "public",
        permissions: {{
          publish: {{ allow: ["fleet.api.>", "fleet.evt.>", "fleet.car.>"] }}

@@ -33,6 +33,7 @@ from fnplatform.blobs import BlobStore
 from fnplatform.broker import Broker, Credentials
 from fnplatform.disk import DiskRoom
 from fnplatform.dispatcher.service import Dispatcher
+from fnplatform.events.intake import Intake
 from fnplatform.frontdoor.fleet_state import PlatformFacts
 from fnplatform.frontdoor.service import Frontdoor
 from fnplatform.group_commit import GroupCommit
@@ -149,11 +150,13 @@ async def _run(
     dispatcher = Dispatcher(
         bus=js.bus, reply_bus=reply, js=js, responder=responder, manifests=registry, blobs=blobs, name=settings.name
     )
+    disk = DiskRoom(settings.data_dir)
     facts = PlatformFacts(version=_own_version(), durability=place.durability, started_s=time.monotonic())
     frontdoor = Frontdoor(
-        js=js, queue=GroupCommit(js, batching=place.syncs_always), reply_bus=reply, responder=responder,
+        js=js, queue=GroupCommit(js, batching=place.syncs_always),
+        intake=Intake(GroupCommit(js, batching=place.syncs_always), disk=disk), reply_bus=reply, responder=responder,
         registry=registry, blobs=blobs, dispatcher=dispatcher, facts=facts, queue_calls_max=settings.queue_calls_max,
-        disk=DiskRoom(settings.data_dir),
+        disk=disk,
     )  # fmt: skip
     async with anyio.create_task_group() as services:
         if place.own is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 from fleet.protocol.messages import (
     CallsRequest,
@@ -14,6 +14,12 @@ from fleet.protocol.messages import (
     Lease,
     StreamPosition,
 )
+
+
+class Spawn(Protocol):
+    """Start a task in the frontdoor's task group."""
+
+    def __call__(self, work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None: ...
 
 
 class DispatcherPort(Protocol):

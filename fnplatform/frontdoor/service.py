@@ -19,7 +19,7 @@ import anyio.abc
 from anyio.abc import TaskStatus
 
 from fleet.protocol import frames
-from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError, QueueFull, Refused
+from fleet.protocol.errors import FleetError, ProtocolError, QueueFull, Refused
 from fleet.protocol.limits import BLOB_TTL_S, KEPT_TTL_S, PROTOCOL, QUEUE_CALLS_MAX, TENANT_QUEUE_SHARE
 from fleet.protocol.messages import (
     BlobGet,
@@ -65,13 +65,16 @@ from fleet.protocol.messages import (
     TokenRequest,
     WireError,
 )
-from fleet.protocol.subjects import API, CAR, PARTITION, ApiVerb, CarVerb, is_inbox_of
+from fleet.protocol.subjects import API, CAR, EVENT, PARTITION, ApiVerb, CarVerb, is_inbox_of
 from fleet.transport import Bus, Payload, Request, Responder
 from fnplatform.blobs import BlobStore
 from fnplatform.disk import DiskRoom
+from fnplatform.events.intake import Intake
 from fnplatform.frontdoor.apps import Apps
 from fnplatform.frontdoor.calls import Calls
 from fnplatform.frontdoor.dead import DeadLetters
+from fnplatform.frontdoor.errors import for_user
+from fnplatform.frontdoor.events import EventDoor
 from fnplatform.frontdoor.fleet_state import FleetState, PlatformFacts
 from fnplatform.frontdoor.ports import DispatcherPort
 from fnplatform.frontdoor.protocols import check_protocol
@@ -80,7 +83,7 @@ from fnplatform.frontdoor.share import REFRESH_S, QueueShare
 from fnplatform.frontdoor.submit import Submitter
 from fnplatform.frontdoor.tokens import Tokens
 from fnplatform.group_commit import GroupCommit
-from fnplatform.jetstream import JetStream, JetStreamError, StreamFull
+from fnplatform.jetstream import JetStream
 from fnplatform.logs import Logs
 from fnplatform.registry import Registry
 
@@ -115,6 +118,7 @@ class Frontdoor:
         *,
         js: JetStream,
         queue: GroupCommit,
+        intake: Intake,
         reply_bus: Bus,
         responder: Responder,
         registry: Registry,
@@ -141,6 +145,7 @@ class Frontdoor:
             queue=queue, responder=responder, registry=registry, blobs=blobs, records=self._records, dispatcher=dispatcher,
             share=self._share, disk=self._disk, spawn=self._spawn,
         )  # fmt: skip
+        self._events = EventDoor(intake=intake, js=js, responder=responder, spawn=self._spawn)
         self._routes = self._make_routes(
             Apps(registry, self._calls),
             DeadLetters(js=js, registry=registry, blobs=blobs, dispatcher=dispatcher),
@@ -164,7 +169,7 @@ class Frontdoor:
             ApiVerb.DELETE: Route(DeleteRequest, DeleteReply, apps.delete),
             ApiVerb.CARS: Route(CarsRequest, CarsReply, fleet.cars),
             ApiVerb.SIMULATE: Route(Simulate, SimulateReply, fleet.simulate),
-            ApiVerb.PUBLISH: Route(PublishRequest, PublishReply, self._publish),
+            ApiVerb.PUBLISH: Route(PublishRequest, PublishReply, self._events.publish),
             ApiVerb.TOKEN: Route(TokenRequest, TokenReply, Tokens(self._js).handle),
             ApiVerb.DEAD: Route(DeadRequest, DeadReply, dead.handle),
             ApiVerb.LOGS: Route(LogsRequest, LogsReply, self._on_logs),
@@ -183,6 +188,7 @@ class Frontdoor:
             blob_put = CAR.wildcard(partition=PARTITION, verb=CarVerb.BLOB_PUT.value)
             listening = [
                 await self._bus.listen(API.wildcard(), self._on_api, queue=QUEUE_GROUP),
+                await self._bus.listen(EVENT.wildcard(), self._events.on_message, queue=QUEUE_GROUP),
                 await self._bus.listen(blob_get, self._on_car_get),
                 await self._bus.listen(blob_put, self._on_car_put),
             ]
@@ -194,7 +200,7 @@ class Frontdoor:
             for subscription in listening:
                 await subscription.close()
             with anyio.move_on_after(DRAIN_S):
-                while self._in_flight or self._submitter.busy:
+                while self._in_flight or self._submitter.busy or self._events.busy:
                     await anyio.sleep(DRAIN_STEP_S)
             group.cancel_scope.cancel()
 
@@ -264,9 +270,6 @@ class Frontdoor:
             return frames.pack(route.answers(error=WireError.of(broken)))
 
     # --- verbs that belong nowhere else ---------------------------------------------------------------------------
-
-    async def _publish(self, tenant: str, request: PublishRequest, parts: Parts) -> PublishReply:
-        raise Refused("events come with a later release", hint="call the function instead: fleet call APP.FN")
 
     async def _on_logs(self, tenant: str, request: LogsRequest, parts: Parts) -> LogsReply:
         if request.follow is None:
@@ -339,15 +342,3 @@ class Frontdoor:
         except FleetError as error:
             return frames.pack(route.answers(error=WireError.of(error)))
         return await self._work(request, tenant, route)
-
-
-def for_user(error: FleetError) -> FleetError:
-    """What a developer is told: our own words for what the broker says."""
-    if isinstance(error, StreamFull):
-        return QueueFull(
-            "the broker's disk or stream is full", hint="free the disk, or wait until records have expired"
-        )
-    if isinstance(error, JetStreamError):
-        log.error("the broker refused: %s", error.message)
-        return FleetUnavailable("the broker refused what the control plane asked", hint="see the control plane's log")
-    return error

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
 
 from fleet.protocol import frames, limits
 from fleet.protocol.errors import (
@@ -43,7 +42,7 @@ from fleet.protocol.subjects import INVOCATION, PARTITION, is_inbox_of
 from fleet.transport import Request, Responder
 from fnplatform.blobs import BlobStore
 from fnplatform.disk import DiskRoom
-from fnplatform.frontdoor.ports import DispatcherPort
+from fnplatform.frontdoor.ports import DispatcherPort, Spawn
 from fnplatform.frontdoor.protocols import check_protocol
 from fnplatform.frontdoor.records import Records
 from fnplatform.frontdoor.share import QueueShare
@@ -58,12 +57,6 @@ FRESH_S_MAX = 60.0
 SUBMITS_BYTES_MAX = 256 * limits.MIB
 """Arguments on their way into the queue at one time."""
 RACES_MAX = 3
-
-
-class Spawn(Protocol):
-    """Start a task in the frontdoor's task group."""
-
-    def __call__(self, work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None: ...
 
 
 class _Batch:

@@ -28,7 +28,7 @@ from fleet._receive import Bytes, Client, Handler
 from fleet._receive import Request as Request
 from fleet.protocol.errors import FleetUnavailable
 from fleet.protocol.limits import CONNECT_S, REQUEST_S
-from fleet.protocol.subjects import inbox_prefix, is_inbox_of
+from fleet.protocol.subjects import inbox_prefix, is_event_reply, is_inbox_of
 
 log = logging.getLogger("fleet.transport")
 
@@ -306,6 +306,10 @@ class Responder:
     def respond_to_control(self, request: Request, data: Payload) -> bool:
         """Answer another control-plane process. On a NATS of somebody else's anybody may pose as one."""
         return self._send(request.reply, is_inbox_of(request.reply, "control", None), data)
+
+    def answer_event(self, request: Request, tenant: str, data: Payload) -> bool:
+        """Answer who published an event of ``tenant``, with whatever NATS library; False if it was dropped."""
+        return self._send(request.reply, is_event_reply(request.reply, tenant), data)
 
     def push(self, subject: str, kind: Literal["dev", "car"], name: str, data: Payload) -> bool:
         """Send to an inbox that was stored or asked for; False if it isn't one of the principal's own."""

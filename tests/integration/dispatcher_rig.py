@@ -46,7 +46,9 @@ from fleet.protocol.subjects import API, CAR, PARTITION, TO_CAR, ApiVerb, CarVer
 from fleet.transport import Bus, Request, Responder
 from fnplatform.blobs import BlobStore
 from fnplatform.broker import Broker
+from fnplatform.disk import DiskRoom
 from fnplatform.dispatcher.service import Dispatcher
+from fnplatform.events.intake import Intake
 from fnplatform.frontdoor.fleet_state import PlatformFacts
 from fnplatform.frontdoor.service import Frontdoor
 from fnplatform.group_commit import GroupCommit
@@ -191,8 +193,9 @@ class Plane:
         self.dispatcher = self.new_dispatcher("first")
         facts = PlatformFacts(version="test", durability="test", started_s=0.0)
         frontdoor = Frontdoor(
-            js=self.js, queue=GroupCommit(self.js, batching=False), reply_bus=self.reply, responder=self.responder,
-            registry=self.registry, blobs=self.blobs, dispatcher=self.dispatcher, facts=facts,
+            js=self.js, queue=GroupCommit(self.js, batching=False),
+            intake=Intake(GroupCommit(self.js, batching=False), disk=DiskRoom(None)), reply_bus=self.reply,
+            responder=self.responder, registry=self.registry, blobs=self.blobs, dispatcher=self.dispatcher, facts=facts,
         )  # fmt: skip
         await self.group.start(frontdoor.run)
 

@@ -38,6 +38,8 @@ from fleet.protocol.subjects import API, ApiVerb
 from fleet.transport import Bus, Responder
 from fnplatform.blobs import BlobStore
 from fnplatform.broker import Broker
+from fnplatform.disk import DiskRoom
+from fnplatform.events.intake import Intake
 from fnplatform.frontdoor.service import Frontdoor, PlatformFacts
 from fnplatform.group_commit import GroupCommit
 from fnplatform.jetstream import JetStream
@@ -114,6 +116,8 @@ class Rig:
         self.dispatcher = dispatcher
         self.responder = responder
         self.queue: GroupCommit
+        self.intake: Intake
+        self.frontdoor: Frontdoor
         self.registry: Registry
         self.blobs: BlobStore
 
@@ -182,10 +186,12 @@ async def running(
         rig.queue = GroupCommit(js, batching=batching)
         rig.blobs = BlobStore(js)
         rig.registry = Registry(js, rig.blobs)
+        rig.intake = Intake(GroupCommit(js, batching=batching), disk=DiskRoom(None))
         frontdoor = Frontdoor(
-            js=js, queue=rig.queue, reply_bus=reply, responder=responder, registry=rig.registry, blobs=rig.blobs,
-            dispatcher=rig.dispatcher, facts=PlatformFacts(version="test", durability="test", started_s=0.0),
+            js=js, queue=rig.queue, intake=rig.intake, reply_bus=reply, responder=responder, registry=rig.registry,
+            blobs=rig.blobs, dispatcher=rig.dispatcher, facts=PlatformFacts(version="test", durability="test", started_s=0.0),
         )  # fmt: skip
+        rig.frontdoor = frontdoor
         async with anyio.create_task_group() as group:
             await group.start(frontdoor.run)
             yield rig

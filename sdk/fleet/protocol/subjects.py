@@ -194,3 +194,15 @@ def is_inbox_of(subject: str, kind: str, name: str | None) -> bool:
     """
     found = _INBOX.match(subject)
     return found is not None and found[1] == kind and name in (None, found[2]) and ".." not in subject
+
+
+_PLAIN_INBOX = re.compile(r"_INBOX(\.[A-Za-z0-9_-]{1,64}){1,8}\Z")
+
+
+def is_event_reply(subject: str, tenant: str) -> bool:
+    """Whether who publishes an event of ``tenant`` may be answered on ``subject``: in its own inbox, or below ``_INBOX.``.
+
+    The latter is what every NATS library uses by itself. None of ours listens there, no stream holds it, and the answer says
+    no more than that one event was stored: the one exception to ``is_inbox_of``.
+    """
+    return _PLAIN_INBOX.match(subject) is not None or is_inbox_of(subject, "dev", tenant)
