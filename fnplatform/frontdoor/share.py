@@ -28,7 +28,7 @@ class QueueShare:
         """Reserve room for ``count`` calls; QueueFull if the tenant's share holds no more."""
         held = self._counted.get(tenant, 0) + self._since.get(tenant, 0)
         if held + count > self._calls_max:
-            raise QueueFull(f"your share of the queue is full: {held} calls wait, {self._calls_max} may")
+            raise QueueFull(f"your share of the queue is full: {held} calls wait, {self._calls_max} may", share=True)
         self._since[tenant] = self._since.get(tenant, 0) + count
 
     def give_back(self, tenant: str, count: int) -> None:

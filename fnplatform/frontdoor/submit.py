@@ -345,4 +345,4 @@ def _refs_expired(digests: Sequence[str]) -> ResultExpired:
 
 
 def _other_arguments(call: str) -> Refused:
-    return Refused(f"call {call} exists with other arguments", hint="make a new call id for a new call")
+    return Refused(f"call {call} exists with other arguments", hint="make a new call id for a new call", other_arguments=True)

@@ -98,7 +98,8 @@ class StreamTicket(Ticket):
         super().finish(error)
         self._notify()
 
-    def _final_bytes(self, part: int) -> bytes | memoryview:
+    def final_bytes(self) -> bytes | memoryview:
+        """The result bytes of the final record: what it raised, if it did."""
         return self._last
 
 

@@ -132,7 +132,7 @@ class Ticket:
         assert self.final is not None, self.call
         if self.final.error is not None:
             raise self.final.error.to_error()
-        data = self._final_bytes(self.final.part)
+        data = self.final_bytes()
         if not len(data):
             raise ProtocolError(f"the outcome of call {self.call} is empty")
         value = decode_item(data, self.classes or ANY_OWN)
@@ -144,6 +144,7 @@ class Ticket:
             value = with_refs(value)
         return value
 
-    def _final_bytes(self, part: int) -> bytes | memoryview:
-        """The result bytes of the final record, which is part number ``part``."""
-        return self.parts[part][1]
+    def final_bytes(self) -> bytes | memoryview:
+        """The result bytes of the final record, of a call that is done without ``error``."""
+        assert self.final is not None, self.call
+        return self.parts[self.final.part][1]
