@@ -1,0 +1,35 @@
+"""What is durable of events and clocks: the cursor, one message that is stored together with what it accounts for."""
+
+from __future__ import annotations
+
+from fleet.protocol.messages.base import Message, Token, Version
+
+
+class LaneState(Message):
+    """What one subject trigger has to do that isn't said by the cursor's ``seq`` alone.
+
+    Written while the trigger lags behind the others, or holds events back. Whose trigger it is stands here too, so that a
+    later leader can finish it after the trigger was changed.
+    """
+
+    tenant: Token
+    app: Token
+    function: Token
+    version: Version
+    index: int = 0
+    upto: int = 0
+    """Events up to this sequence are done."""
+    until: int | None = None
+    """The trigger was changed: events beyond are the business of others."""
+
+
+class Cursor(Message):
+    """Events up to ``seq`` have started what they start, but for what ``lagging`` says. By trigger id both.
+
+    ``epoch`` and ``stamp`` say which write this is: the leader's epoch, and a number that grows with each of its writes.
+    """
+
+    seq: int = 0
+    epoch: int = 0
+    stamp: int = 0
+    lagging: dict[str, LaneState] = {}
