@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from fleet.protocol.errors import FleetUnavailable
 from fleet.protocol.ids import new_call_id
 from fleet.protocol.limits import MIB
 from fleet.transport import Request
-from fnplatform.jetstream import JetStream, OnStored
+from fnplatform.jetstream import JetStream, JetStreamError, OnStored, error_of
 
 BATCH_MIN = 24
 BATCH_MAX = 512
@@ -34,6 +36,20 @@ class _Waiting(NamedTuple):
     on_stored: OnStored
     expect: int | None
     ttl_s: float | None
+
+
+class Message(NamedTuple):
+    """One message of a step. ``expect``: the last sequence of its subject, 0 for none."""
+
+    subject: str
+    data: bytes
+    expect: int | None = None
+    ttl_s: float | None = None
+
+
+class _Step(NamedTuple):
+    messages: Sequence[Message]
+    on_stored: OnStored
 
 
 class GroupCommit:
@@ -119,7 +135,87 @@ class GroupCommit:
         bus.ask(last.subject, last.data, on_reply, headers=headers)
 
 
-def _headers(message: _Waiting, batch_id: str, sequence: int) -> dict[str, str]:
+class Steps:
+    """Several messages of one stream in one step, all stored or none. One batch is on its way at a time: the steps that come
+    meanwhile share the next one, because a batch costs 2 ms however small it is.
+    """
+
+    def __init__(self, js: JetStream) -> None:
+        self._js = js
+        self._waiting: deque[_Step] = deque()
+        self._apart = 0
+        """So many of the next ones go by themselves: they shared a batch that wasn't stored."""
+        self._flying = False
+
+    def publish_then(self, messages: Sequence[Message], on_stored: OnStored) -> None:
+        """Store them; ``on_stored`` is called once, with the sequence of the first or an error. Never raises by itself.
+
+        WrongSequence and other errors of the broker: nothing was stored. FleetUnavailable: all of it may be, or nothing.
+        """
+        assert messages, "nothing to store"
+        self._waiting.append(_Step(messages, on_stored))
+        if not self._flying:
+            self._send()
+
+    def _send(self) -> None:
+        steps = self._next_steps()
+        if not steps:
+            self._flying = False
+            return
+        self._flying = True
+
+        def on_reply(reply: Request | FleetUnavailable) -> None:
+            count = sum(len(step.messages) for step in steps)
+            answer = json.loads(reply.data) if isinstance(reply, Request) else {}
+            if isinstance(reply, Request) and len(steps) > 1 and ("error" in answer or answer.get("count") != count):
+                self._waiting.extendleft(reversed(steps))
+                self._apart = len(steps)
+            else:
+                _answer(steps, reply, answer, count)
+            self._send()
+
+        messages = [message for step in steps for message in step.messages]
+        batch_id = new_call_id()
+        try:
+            for number, message in enumerate(messages[:-1], 1):
+                self._js.bus.publish(message.subject, message.data, headers=_headers(message, batch_id, number))
+        except FleetUnavailable as error:
+            asyncio.get_running_loop().call_soon(on_reply, error)  # It may be one of many in a row.
+            return
+        last = messages[-1]
+        headers = {**_headers(last, batch_id, len(messages)), "Nats-Batch-Commit": "1"}
+        self._js.bus.ask(last.subject, last.data, on_reply, headers=headers)
+
+    def _next_steps(self) -> list[_Step]:
+        steps: list[_Step] = []
+        count = size_bytes = 0
+        while self._waiting:
+            step = self._waiting[0]
+            count += len(step.messages)
+            size_bytes += sum(len(message.data) for message in step.messages)
+            if steps and (self._apart or count > BATCH_MAX or size_bytes > BATCH_BYTES_MAX):
+                break
+            steps.append(self._waiting.popleft())
+        self._apart = max(0, self._apart - 1)
+        return steps
+
+
+def _answer(steps: list[_Step], reply: Request | FleetUnavailable, answer: dict[str, Any], count: int) -> None:
+    if not isinstance(reply, Request):
+        for step in steps:
+            step.on_stored(reply)
+        return
+    error = answer.get("error")
+    if error is not None or answer.get("count") != count:
+        steps[0].on_stored(error_of(error) if error else JetStreamError("the broker stored a part of a batch"))
+        return
+    seq = int(answer["seq"]) - count + 1
+    for step in steps:
+        step.on_stored(seq)
+        seq += len(step.messages)
+
+
+def _headers(message: _Waiting | Message, batch_id: str, sequence: int) -> dict[str, str]:
     headers = {"Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(sequence)}
     if message.expect is not None:
         headers["Nats-Expected-Last-Subject-Sequence"] = str(message.expect)

@@ -85,7 +85,7 @@ class Result:
     """One outcome of a report. ``part`` is opaque here.
 
     ``status_byte``: first byte of a single call's result, -1 where there is none. ``failed``: items whose result is an
-    exception. ``malformed``: the part doesn't fit what the outcome says.
+    exception. ``malformed``: the part doesn't fit what the outcome says. ``emits``: events are to be published with it.
     """
 
     run: RunOutcome
@@ -93,6 +93,7 @@ class Result:
     status_byte: int = -1
     failed: list[int] = field(default_factory=list)
     malformed: bool = False
+    emits: bool = False
 
 
 @dataclass(slots=True)
@@ -216,6 +217,7 @@ class Commit:
     The part is ``part`` as it is where ``take`` is None; else ``pack_items`` of the items of ``take`` picked from
     ``part`` (whose items are those of ``done``), with ``ended`` (status byte 2) in their places.
     ``dead``: the reason why the call goes to DEAD as well, before the outcome (items of ``dead_items`` if it is a chunk).
+    ``emits``: results that are stored may hold events to be published; these are stored in the same step.
     """
 
     entry: Entry
@@ -228,6 +230,7 @@ class Commit:
     dead_items: Ranges | None = None
     report: Report | None = None
     index: int = 0
+    emits: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -209,7 +209,8 @@ def _single_result(board: Board, report: Report, index: int, result: Result, ent
         if result.status_byte != 1:
             entry.phase = Phase.ENDING
             record = record_of(board, entry, CallState.SUCCEEDED, run=run, held=held, summary=run.summary)
-            push_op(board, entry, Commit(entry, record, result.part, report=report, index=index))
+            emits = result.emits and not entry.state.stream
+            push_op(board, entry, Commit(entry, record, result.part, report=report, index=index, emits=emits))
             return
     else:
         error = chunks.run_error(run.status, run.message)
@@ -300,7 +301,7 @@ def _chunk_result(board: Board, report: Report, index: int, result: Result, entr
         ends_here = final or not last
         op = Commit(
             entry, record, result.part, done, None if as_it_is else settled.commit, settled.ended, dead,
-            chunks.of(settled.dead) if settled.dead else None, report if ends_here else None, index,
+            chunks.of(settled.dead) if settled.dead else None, report if ends_here else None, index, result.emits,
         )  # fmt: skip
         push_op(board, entry, op)
         if ends_here:

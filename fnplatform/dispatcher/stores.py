@@ -29,6 +29,8 @@ from fleet.transport import Responder
 from fnplatform.dispatcher import chunks, wire
 from fnplatform.dispatcher.events import Check, Checked, Commit, Discard, Event, NotStored, Requeue, Stored
 from fnplatform.dispatcher.payloads import Payloads, cut
+from fnplatform.group_commit import Message as Put
+from fnplatform.group_commit import Steps
 from fnplatform.jetstream import JetStream, OnStored, StoredMessage, WrongSequence
 
 log = logging.getLogger("fleet.dispatcher")
@@ -82,7 +84,9 @@ class Store:
         host: Host,
         partition: str,
         unix_s: Callable[[], float],
+        emitted: Callable[[int, bytes], None],
     ) -> None:
+        """``emitted`` hears of every OutboxEntry that was stored: its sequence and the message."""
         self._js = js
         self._outcomes = outcomes
         self._responder = responder
@@ -90,6 +94,8 @@ class Store:
         self._host = host
         self._partition = partition
         self._unix_s = unix_s
+        self._emitted = emitted
+        self._steps = Steps(js)
 
     def _later(self, work: Callable[..., None], *args: object) -> None:
         if not self._host.over:
@@ -124,7 +130,23 @@ class Store:
         ttl_s = op.entry.queue.manifest.result_ttl_s
         if op.entry.state.stream and not op.record.final:
             ttl_s = min(ttl_s, STREAM_PART_TTL_S)
+        if op.emits and self._commit_with_emits(op, subject, data, on_stored, ttl_s):
+            return
         self._outcomes.publish_then(subject, data, on_stored, expect_last_subject_seq=0, ttl_s=ttl_s)
+
+    def _commit_with_emits(self, op: Commit, subject: str, data: bytes, on_stored: OnStored, ttl_s: float) -> bool:
+        """The same together with the events that it emits, in one step; False where there are none."""
+        entry = wire.outbox_entry(op, subject, self._unix_s())
+        if entry is None:
+            return False
+
+        def on_both_stored(stored: int | FleetError) -> None:
+            on_stored(stored)
+            if isinstance(stored, int) and not self._host.over:
+                self._emitted(stored + 1, entry[1])
+
+        self._steps.publish_then([Put(subject, data, 0, ttl_s), Put(*entry)], on_both_stored)
+        return True
 
     async def _commit_conflict(self, op: Commit, subject: str, data: bytes) -> None:
         try:

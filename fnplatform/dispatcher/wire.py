@@ -12,12 +12,14 @@ from fleet.protocol.messages import (
     GrantRequest,
     InvocationState,
     LeaseGrant,
+    OutboxEntry,
     OutcomeReport,
     Program,
     RunOutcome,
     RunStatus,
 )
-from fleet.protocol.subjects import INVOCATION, OUTCOME, OUTCOME_PART
+from fleet.protocol.subjects import EMITTED, INVOCATION, OUTCOME, OUTCOME_PART
+from fnplatform import emits
 from fnplatform.dispatcher import chunks
 from fnplatform.dispatcher.chunks import Ranges
 from fnplatform.dispatcher.events import Commit, Result
@@ -27,8 +29,10 @@ GRANT_BYTES_MAX = limits.MESSAGE_BYTES_MAX - 3 * limits.MIB
 """Room for arguments in one grant; the rest is for its header, which may count the failures of many items."""
 TEXT_CHARS_MAX = 2000
 """What a car says in words is kept up to here."""
+VALUE = 0
 EXCEPTION = 1
 PLATFORM_ERROR = b"\x02"
+_STATUSES = bytes((VALUE, EXCEPTION, emits.STATUS))
 
 NO_PROGRAM = Program(bundle="0" * 64, bundle_bytes=0, module="", qualname="")
 """Stand-in for a version that is no longer known: a call of it can only be ended."""
@@ -77,7 +81,7 @@ def _result(run: RunOutcome, part: memoryview) -> Result:
             raise ProtocolError("the result should have been a blob")
         if run.done is None:
             return _single(run, part)
-        return Result(run, part, failed=_failed_items(run.done, part, run.blob is not None))
+        return _chunk(run, run.done, part)
     except ProtocolError:
         return Result(run.model_copy(update={"done": None, "blob": None}), b"", malformed=True)
 
@@ -86,24 +90,38 @@ def _single(run: RunOutcome, part: memoryview) -> Result:
     if run.blob is not None:
         return Result(run, b"")
     status_byte = part[0] if len(part) else -1
-    if run.status is RunStatus.OK and status_byte not in (0, EXCEPTION):
+    if run.status is RunStatus.OK and status_byte not in (VALUE, EXCEPTION, emits.STATUS):
         raise ProtocolError("a result without its status byte")
-    return Result(run, part, status_byte)
+    if status_byte != emits.STATUS:
+        return Result(run, part, status_byte)
+    emits.unpack_emits(emits.packed_in(part))
+    return Result(run, part, status_byte, emits=True)
 
 
-def _failed_items(done: Ranges, part: memoryview, in_blob: bool) -> list[int]:
-    """Items whose result is an exception; ProtocolError unless the part holds one result for each item, in order."""
+def _chunk(run: RunOutcome, done: Ranges, part: memoryview) -> Result:
+    """One outcome of items; ProtocolError unless the part holds one result for each of them, in order."""
     count = chunks.count(chunks.normal(done))
     if any(one[1] >= other[0] for one, other in pairwise(done)):
         raise ProtocolError("items out of order")
     if count > limits.CHUNK_ITEMS_MAX:
         raise ProtocolError(f"{count} items")
-    if in_blob or (not count and not len(part)):
-        return []
+    if run.blob is not None or (not count and not len(part)):
+        return Result(run, part)
     items = frames.unpack_items(part, limits.CHUNK_ITEMS_MAX)
     if len(items) != count or not all(map(len, items)):
         raise ProtocolError("not one result for each item")
-    return [number for number, item in zip(chunks.numbers(done), items, strict=True) if item[0] == EXCEPTION]
+    heads = bytes([item[0] for item in items])
+    if heads.count(VALUE) == count:
+        return Result(run, part)
+    if heads.translate(None, _STATUSES):
+        raise ProtocolError("a result without its status byte")
+    emitting = emits.STATUS in heads
+    if emitting:
+        for item in items:
+            if item[0] == emits.STATUS:
+                emits.unpack_emits(emits.packed_in(item))
+    failed = [number for number, head in zip(chunks.numbers(done), heads, strict=True) if head == EXCEPTION]
+    return Result(run, part, failed=failed, emits=emitting)
 
 
 def outcome_subject(state: InvocationState, part: int | None = None) -> str:
@@ -144,3 +162,27 @@ def _record_part(part: Bytes, done: Ranges, take: Ranges | None, op: Commit) -> 
     for number, error in op.ended.items():
         results[number] = PLATFORM_ERROR + error.model_dump_json(exclude_defaults=True).encode()
     return frames.pack_items([results[number] for number in chunks.numbers(op.record.indices or [])])
+
+
+def outbox_entry(op: Commit, outcome: str, unix_s: float) -> tuple[str, bytes] | None:
+    """Subject and message of what a record emits, whose subject is ``outcome``; None where it emits nothing after all."""
+    state = op.entry.state
+    items: list[int] = []
+    if op.record.indices is None:
+        found: list[Bytes] = [emits.packed_in(op.part)]
+    else:
+        taken = op.done if op.take is None else op.take
+        results = chunks.select(op.done, frames.unpack_items(op.part, limits.CHUNK_ITEMS_MAX), taken)
+        emitting = [(number, item) for number, item in zip(chunks.numbers(taken), results) if item[0] == emits.STATUS]
+        items = [number for number, _ in emitting]
+        found = [emits.packed_in(item) for _, item in emitting]
+    if not found:
+        return None
+    entry = OutboxEntry.model_construct(
+        tenant=state.tenant, app=state.app, function=state.function, call=state.call, outcome=outcome,
+        hops=state.hops + 1, items=items, at_unix_s=unix_s,
+    )  # fmt: skip
+    subject = EMITTED.build(
+        tenant=state.tenant, app=state.app, function=state.function, call=state.call, part=str(op.record.part)
+    )
+    return subject, frames.pack(entry, found)
