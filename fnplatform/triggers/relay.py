@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -30,11 +30,14 @@ from fleet.protocol.ids import event_key
 from fleet.protocol.limits import EVENT_HOPS_MAX, MIB
 from fleet.protocol.messages import EventHead, OutboxEntry, StoredEvent
 from fleet.protocol.subjects import EMITTED, STORED_EVENT, STREAM_OUTCOMES
+from fnplatform.dead_letters import bury_event
 from fnplatform.emits import unpack_emits
-from fnplatform.jetstream import JetStream, JetStreamError, StoredMessage, WrongSequence
+from fnplatform.jetstream import JetStream, StoredMessage, StreamFull, WrongSequence
 
 log = logging.getLogger("fleet.relay")
 
+KIND = "hops"
+"""Of dead letters: in place of a function."""
 LOOK_S = 1.0
 RETRY_S = 0.2
 ACTIVE_MAX = 256
@@ -102,6 +105,7 @@ class Relay:
         self._active: dict[int, int] = {}
         self._active_bytes = 0
         self._changed = anyio.Event()
+        self._look_now = anyio.Event()
         self._group: TaskGroup | None = None
         self.published = 0
         """Events of entries that were removed, since the start."""
@@ -112,6 +116,8 @@ class Relay:
             return  # looking finds it
         if self._has_room(len(data)):
             self._begin(self._group, seq, data)
+        else:
+            self._look_now.set()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Publish what is left and what comes, until cancelled. Started once it hears of what is stored."""
@@ -122,7 +128,9 @@ class Relay:
                 while True:
                     found = await self._look()
                     if found is None:
-                        await anyio.sleep(self._look_s)
+                        with anyio.move_on_after(self._look_s):
+                            await self._look_now.wait()
+                        self._look_now = anyio.Event()
                         continue
                     self._next = found.seq + 1
                     if found.seq not in self._active:
@@ -171,10 +179,10 @@ class Relay:
         for event in events:
             await self._outbox.bury(entry.tenant, event, too_far(entry, event[0]))
 
-    async def _until_done(self, entry: OutboxEntry, step: Callable[..., object], *args: object) -> None:
+    async def _until_done(self, entry: OutboxEntry, step: Callable[..., Awaitable[None]], *args: object) -> None:
         while True:
             try:
-                await step(*args)  # type: ignore[misc]
+                await step(*args)
                 return
             except FleetError as error:
                 log.warning("what call %s emitted isn't published yet: %s", entry.call, error.message)
@@ -217,8 +225,12 @@ class JetStreamOutbox:
             raise errors[0]
 
     async def bury(self, tenant: str, event: Published, reason: str) -> None:
-        """Store a dead letter for an event."""
-        raise NotImplementedError
+        """Store a dead letter for an event, unless there is no room for one."""
+        head, data = event
+        try:
+            await bury_event(self._js, tenant, KIND, head, data, reason)
+        except StreamFull as error:
+            log.error("no room for the dead letter of event %s: %s", head.id, error.message)
 
     async def remove(self, seq: int) -> None:
         """Forget an entry, if it is there."""
