@@ -22,21 +22,22 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import unquote
 
 from cloudevents.core.bindings import http
 from cloudevents.core.exceptions import BaseCloudEventException, CloudEventValidationError
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
-from pydantic import ValidationError
 
-from fleet._event import BINARY, JSON, TEXT, Event, is_json, now_text
+from fleet._event import BINARY, JSON, Event, content_type_of, is_json, no_constant, now_text
 from fleet.protocol import limits
 from fleet.protocol.events import (
     EventRefused,
     check_head,
     check_size,
+    default_source,
+    make_head,
     parse_time,
     refused,
     time_text,
@@ -139,7 +140,7 @@ def completed(
     if not head.id:
         missing["id"] = new_id()
     if not head.source:
-        missing["source"] = f"/client/{tenant}"
+        missing["source"] = default_source(tenant)
     if head.hops:
         missing["hops"] = 0
     if head.time is not None:
@@ -197,33 +198,15 @@ def _bare(
 ) -> tuple[EventHead, bytes]:
     kind: str | None = fields.get("content-type") or None
     if kind is None and data:
-        kind, value = _sniffed(data)
+        kind, value = content_type_of(data)
         if isinstance(value, dict) and value.get("specversion") == "1.0" and value.keys() >= set(_REQUIRED):
             return _structured(value, bus_subject=subject)
-    head = _head(
+    head = make_head(
         id=fields.get("nats-msg-id") or new_id(), source=f"/nats/{tenant}", subject=subject, time=now(),
         datacontenttype=kind,
     )  # fmt: skip
     check_head(head)
     return head, data
-
-
-def _sniffed(data: bytes) -> tuple[str, Any]:
-    """The content type of data that came without one, and its value if it is JSON."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        return BINARY, None
-    # What can't begin JSON isn't tried.
-    if text.lstrip(" \t\r\n")[:1] in _JSON_BEGINS:
-        try:
-            return JSON, json.loads(text, parse_constant=_no_constant)
-        except (ValueError, RecursionError):
-            pass
-    return TEXT, None
-
-
-_JSON_BEGINS = frozenset('{["-0123456789tfn')
 
 
 def _binary(fields: Mapping[str, str], body: bytes, bus_subject: str | None = None) -> tuple[EventHead, bytes]:
@@ -238,7 +221,7 @@ def _binary(fields: Mapping[str, str], body: bytes, bus_subject: str | None = No
     message = http.HTTPMessage(headers=known, body=body)
     event = http.from_binary(message, _AS_IT_CAME, lambda found, data: _checked({**found, **attributes}, data))
     if kind is None and body:
-        return _made(event.get_attributes(), bus_subject, kind=_sniffed(body)[0]), body
+        return _made(event.get_attributes(), bus_subject, kind=content_type_of(body)[0]), body
     return _made(event.get_attributes(), bus_subject), body
 
 
@@ -332,7 +315,7 @@ def _made(attributes: dict[str, Any], bus_subject: str | None, kind: str | None 
         if said and said != bus_subject:
             extensions["cesubject"] = said
     time = attributes.get("time")
-    head = _head(
+    head = make_head(
         id=attributes["id"], source=attributes["source"], type=attributes["type"], subject=subject,
         time=None if time is None else time_text(time), datacontenttype=attributes.get("datacontenttype") or kind,
         dataschema=attributes.get("dataschema"), extensions=extensions,
@@ -341,22 +324,10 @@ def _made(attributes: dict[str, Any], bus_subject: str | None, kind: str | None 
     return head
 
 
-def _head(**attributes: Any) -> EventHead:
-    try:
-        return EventHead(**attributes)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise refused(str(first["loc"][0]), f"is not allowed: {first['msg']}") from None
-
-
 def _loads(body: bytes) -> Any:
     try:
-        return json.loads(body.decode(), parse_constant=_no_constant)
+        return json.loads(body.decode(), parse_constant=no_constant)
     except RecursionError:
         raise refused("data", "is JSON that nests too deep") from None
     except ValueError as error:
         raise refused("data", f"is no JSON: {str(error)[:100]}") from None
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")

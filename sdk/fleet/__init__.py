@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fleet._call import Call
     from fleet._client import Client, connect
     from fleet._context import Current, current
-    from fleet._event import Emit, Event, HttpRequest, Response, emit
+    from fleet._event import Emit, Event, HttpRequest, Response, emit, publish
     from fleet._function import Function, function
     from fleet._group import CallGroup
     from fleet._keep import keep
@@ -93,6 +93,7 @@ __all__ = [
     "function",
     "http",
     "keep",
+    "publish",
     "put",
     "subject",
 ]
@@ -123,6 +124,7 @@ _HOMES = {
     "function": "fleet._function",
     "http": "fleet.protocol.triggers",
     "keep": "fleet._keep",
+    "publish": "fleet._event",
     "put": "fleet._ref",
     "subject": "fleet.protocol.triggers",
 }

@@ -25,6 +25,7 @@ from fleet._function import Function
 from fleet._loop import LoopThread, Waiter
 from fleet._packed import refs_of
 from fleet._positions import Positions, StreamTicket
+from fleet._publish import Publication, Publisher
 from fleet._register import Bound, bind, bind_named, find, lock, register
 from fleet._settings import Settings
 from fleet._submit import Submitter
@@ -74,6 +75,7 @@ class Client:
         self._blobs = Blobs(self._api)
         self._submitter = Submitter(self.bus, self.settings.tenant, self._loop.start, self._blobs.put, self._blobs.get)
         self._positions = Positions(self.bus, self.settings.tenant)
+        self._publisher = Publisher(self.bus, self.settings.tenant, self._loop.post, self._loop.loop.call_later)
         await self.bus.listen(f"{self.bus.inbox}.out", self._submitter.on_push)
         await self.bus.listen(f"{self.bus.inbox}.log", _output.on_push)
 
@@ -210,6 +212,11 @@ class Client:
             self._room.release()
             return True
         return False
+
+    def publish(self, publication: Publication) -> None:
+        """Hand an event over to the loop, from any thread."""
+        self._check_open()
+        self._publisher.hand_over(publication)
 
     def watch(self, ticket: Ticket) -> None:
         """Follow a call that another process submitted."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from fleet._event_values import (
     BINARY,
@@ -22,11 +23,12 @@ from fleet._event_values import (
     emit,
     is_json,
 )
-from fleet.protocol.errors import InvalidOption, PayloadTooLarge
+from fleet.protocol.errors import InvalidOption, PayloadTooLarge, Refused
 from fleet.protocol.ids import check_event_subject
 from fleet.protocol.limits import EMITS_BYTES_MAX, EMITS_MAX
 
 PICKLE_PROTOCOL = 5
+_JSON_BEGINS = frozenset('{["-0123456789tfn')
 _ATTRIBUTES = ("subject", "type", "datacontenttype")
 
 
@@ -85,12 +87,92 @@ def pack_emits(emits: Sequence[Emit]) -> bytes:
     return json.dumps(rows, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def content_type_of(data: bytes) -> tuple[str, Any]:
+    """The content type of data that came without one, and its value if it is JSON."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return BINARY, None
+    # What can't begin JSON isn't tried.
+    if text.lstrip(" \t\r\n")[:1] in _JSON_BEGINS:
+        try:
+            return JSON, json.loads(text, parse_constant=no_constant)
+        except (ValueError, RecursionError):
+            pass
+    return TEXT, None
+
+
+def no_constant(name: str) -> NoReturn:
+    """For json.loads: NaN and the infinities are no JSON."""
+    raise ValueError(f"{name} is no JSON")
+
+
+class Publish:
+    """``fleet.publish``: send an event; every deployed function with a trigger that matches ``subject`` starts once.
+
+    ``fleet.publish("sensors.7.temperature", {"celsius": 21.5})`` returns the event's id once the platform has stored it.
+    ``data``: bytes, a str, or what ``json.dumps`` takes; up to 1 MiB. Events with the same ``source`` and ``id`` are one
+    event: give an ``id`` of your own where the same thing may be published twice, and its copies start nothing. ``time``
+    is when it happened, else now. What is published while others are on their way shares requests with them.
+
+    In a sandbox there is no network: ``return fleet.emit(subject, data)`` publishes with the result.
+
+    Errors: InvalidOption, PayloadTooLarge, QueueFull, FleetUnavailable; repeated by itself while the answer stays out.
+    """
+
+    def __call__(
+        self,
+        subject: str,
+        data: Any = None,
+        *,
+        id: str | None = None,
+        source: str | None = None,
+        type: str = "fleet.event",
+        time: datetime | str | None = None,
+        datacontenttype: str | None = None,
+    ) -> str:
+        """Publish, and block until it is stored."""
+        return str(_publishing().publish(subject, data, id, source, type, time, datacontenttype))
+
+    async def aio(
+        self,
+        subject: str,
+        data: Any = None,
+        *,
+        id: str | None = None,
+        source: str | None = None,
+        type: str = "fleet.event",
+        time: datetime | str | None = None,
+        datacontenttype: str | None = None,
+    ) -> str:
+        """The same for asyncio."""
+        return str(await _publishing().publish_aio(subject, data, id, source, type, time, datacontenttype))
+
+    def __repr__(self) -> str:
+        return "fleet.publish"
+
+
+publish = Publish()
+
+
+def _publishing() -> Any:
+    """The part that talks to the platform; Refused inside a sandbox."""
+    if sys.platform == "wasi":
+        raise Refused(
+            "a function that runs on a car can't publish events by itself: a sandbox has no network",
+            hint="return fleet.emit(subject, data), or a list of them: published once, when the call has succeeded",
+        )
+    from fleet import _publish
+
+    return _publish
+
+
 def now_text() -> str:
     """The time now, as events tell it (RFC 3339, UTC)."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 __all__ = [
-    "BINARY", "JSON", "PICKLE_PROTOCOL", "TEXT", "Emit", "Event", "HttpRequest", "Response", "data_of", "emit",
-    "emits_of", "is_json", "now_text", "pack_call", "pack_emits",
+    "BINARY", "JSON", "PICKLE_PROTOCOL", "TEXT", "Emit", "Event", "HttpRequest", "Publish", "Response", "content_type_of",
+    "data_of", "emit", "emits_of", "is_json", "no_constant", "now_text", "pack_call", "pack_emits", "publish",
 ]  # fmt: skip

@@ -52,7 +52,7 @@ class _Head:
         except (IndexError, ValueError):
             raise nats.errors.ProtocolError("nats: malformed MSG") from None
         self.headers = b""
-        if self.payload_bytes < 0 or self.header_bytes > LINE_BYTES_MAX:
+        if self.payload_bytes < 0:
             raise nats.errors.ProtocolError("nats: malformed MSG")
 
 
@@ -233,7 +233,12 @@ class Receiver(asyncio.BufferedProtocol):
         line = bytes(self._view[self._start : end])
         self._start = end + 2
         if line.startswith((b"MSG ", b"HMSG ")):
-            self._head = _Head(line.split())
+            head = _Head(line.split())
+            if head.header_bytes <= LINE_BYTES_MAX:
+                self._head = head
+            else:  # Anybody may send that: it costs the message, not the connection of whoever listens.
+                log.warning("a message with %d bytes of headers on %r is skipped", head.header_bytes, head.subject[:100])
+                self._skip_bytes = head.header_bytes + head.payload_bytes + 2
         else:
             self._lines.append(line)
             self._wake.set()

@@ -5,7 +5,7 @@ Errors: whatever the platform answers as an error is raised as its FleetError; n
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -32,12 +32,14 @@ async def connected(url: str | None = None, *, connect_s: float = CONNECT_S) -> 
         await bus.close()
 
 
-def ask_once(verb: ApiVerb, request: Message, reply: type[R], *, timeout_s: float = REQUEST_S) -> R:
+def ask_once(
+    verb: ApiVerb, request: Message, reply: type[R], *, parts: Sequence[bytes] = (), timeout_s: float = REQUEST_S
+) -> R:
     """Connect, ask one thing, disconnect."""
 
     async def once() -> R:
         async with connected() as api:
-            answer, _ = await api.ask(verb, request, reply, timeout_s=timeout_s)
+            answer, _ = await api.ask(verb, request, reply, parts, timeout_s=timeout_s)
             return answer
 
     return anyio.run(once)

@@ -1,4 +1,4 @@
-"""Events and what failed for good: ``publish``, ``dead``."""
+"""What failed for good: ``dead``."""
 
 from __future__ import annotations
 
@@ -18,23 +18,12 @@ CALLS = Annotated[list[str], typer.Argument(metavar="CALL...", help="Ids of call
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command(epilog="Example: fleet publish sensors.7.temperature 21.5")(publish)
     dead = typer.Typer(no_args_is_help=True, help="What failed for good, replayable.")
     dead.command("list", epilog="Example: fleet dead list --json")(dead_list)
     dead.command("show", epilog="Example: fleet dead show 0198f0c2b1d27c3e9f1a2b3c4d5e6f70")(dead_show)
     dead.command("replay", epilog="Example: fleet dead replay 0198f0c2b1d27c3e9f1a2b3c4d5e6f70")(dead_replay)
     dead.command("drop", epilog="Example: fleet dead drop 0198f0c2b1d27c3e9f1a2b3c4d5e6f70")(dead_drop)
     app.add_typer(dead, name="dead")
-
-
-def publish(
-    subject: Annotated[str, typer.Argument(help="Dot-separated tokens.")],
-    data: Annotated[str, typer.Argument(help="JSON, or any text.")],
-) -> None:
-    """Send an event."""
-    raise Refused(
-        f"events come with a later release: {subject} was not published", hint="call a function with: fleet call APP.FN"
-    )
 
 
 def _dead(request: DeadRequest) -> DeadReply:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from pydantic import ValidationError
 
 from fleet.protocol import limits
-from fleet.protocol.errors import PayloadTooLarge, ProtocolError
-from fleet.protocol.ids import is_token
+from fleet.protocol.errors import InvalidOption, PayloadTooLarge, ProtocolError
+from fleet.protocol.ids import check_event_subject
 from fleet.protocol.messages import EventHead
 
 RESERVED_SOURCE = "/fleet/"
@@ -50,6 +52,20 @@ def refused(attribute: str, why: str, hint: str | None = None) -> EventRefused:
     return EventRefused(f"the event's {attribute} {why}", hint=hint, attribute=attribute)
 
 
+def default_source(tenant: str) -> str:
+    """Source of what clients of ours publish without naming one."""
+    return f"/client/{tenant}"
+
+
+def make_head(**attributes: Any) -> EventHead:
+    """An EventHead of these attributes; EventRefused where one isn't even of its type, or far too long."""
+    try:
+        return EventHead(**attributes)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise refused(str(first["loc"][0]), f"is not allowed: {first['msg']}") from None
+
+
 def check_size(data_bytes: int) -> None:
     """EventTooLarge for more data than an event may carry."""
     if data_bytes > limits.EVENT_DATA_BYTES_MAX:
@@ -59,20 +75,12 @@ def check_size(data_bytes: int) -> None:
         )
 
 
-def check_subject(subject: str, attribute: str = "subject") -> None:
+def check_subject(subject: str) -> None:
     """EventRefused unless ``subject`` can stand on the bus: tokens of A-Z a-z 0-9 _ -, with dots between them."""
-    tokens = subject.split(".")
-    if (
-        len(subject) > limits.EVENT_SUBJECT_CHARS_MAX
-        or len(tokens) > limits.EVENT_SUBJECT_TOKENS_MAX
-        or not all(map(is_token, tokens))
-    ):
-        raise refused(
-            attribute,
-            f"{_short(subject)} can't be a subject on the bus",
-            f"give 1 to {limits.EVENT_SUBJECT_TOKENS_MAX} tokens of A-Z a-z 0-9 _ - with dots between them, as in"
-            f" sensors.7.temperature, at most {limits.EVENT_SUBJECT_CHARS_MAX} characters",
-        )
+    try:
+        check_event_subject(subject)
+    except InvalidOption as error:
+        raise EventRefused(error.message, hint=error.hint, attribute="subject") from None
 
 
 def check_text(attribute: str, text: str, *, empty: bool = False, chars_max: int | None = None) -> None:
