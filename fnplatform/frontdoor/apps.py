@@ -21,6 +21,8 @@ from fleet.protocol.messages import (
     RollbackRequest,
 )
 from fnplatform.frontdoor.calls import Calls
+from fnplatform.frontdoor.http_functions import http_functions
+from fnplatform.jetstream import JetStream
 from fnplatform.registry import Registry
 
 Parts = Sequence[memoryview]
@@ -29,7 +31,8 @@ Parts = Sequence[memoryview]
 class Apps:
     """Each verb changes the apps of its own tenant only."""
 
-    def __init__(self, registry: Registry, calls: Calls) -> None:
+    def __init__(self, js: JetStream, registry: Registry, calls: Calls) -> None:
+        self._js = js
         self._registry = registry
         self._calls = calls
 
@@ -51,6 +54,9 @@ class Apps:
                 raise Refused("a version is that of one function: name app and function too")
             manifest = await self._registry.lookup(tenant, app, function, version)
             return FunctionsReply(functions=[FunctionInfo(manifest=manifest, version=version)])
+        if request.http:
+            revision, found = await http_functions(self._js, self._registry, tenant, request.revision)
+            return FunctionsReply(functions=found, revision=revision, unchanged=0 < revision == request.revision)
         found = await self._registry.functions(tenant, app, function)
         if not found and app is not None:
             raise NotDeployed(

@@ -19,6 +19,7 @@ from fleet.protocol.codec import ExceptionData, decode_exception
 from fleet.protocol.errors import (
     CallError,
     FleetError,
+    FleetUnavailable,
     NotDeployed,
     ProtocolError,
     Refused,
@@ -206,7 +207,7 @@ async def status(tenant: Tenant, call: str) -> CallStatus:
 async def stored_outcome(tenant: Tenant, call: str) -> tuple[OutcomeRecord, Outcome] | None:
     """The record that ended a call, and what it says; None while there is none."""
     request = ResultRequest(call=call, part_from=_LAST_PART)
-    reply, parts = await tenant.api.ask(ApiVerb.RESULT, request, ResultReply)
+    _, parts = await tenant.api.ask(ApiVerb.RESULT, request, ResultReply)
     if not parts:
         return None
     record, bodies = frames.unpack(parts[-1], OutcomeRecord)
@@ -221,18 +222,23 @@ async def stored_outcome(tenant: Tenant, call: str) -> tuple[OutcomeRecord, Outc
     return record, _outcome(record, data)
 
 
-async def until_ended(tenant: Tenant, call: str, limit_s: float, changed: Callable[[], bool]) -> None:
-    """Wait until the call has an outcome, ``limit_s`` is over, or ``changed``; whoever made the call."""
+async def until_ended(tenant: Tenant, call: str, limit_s: float) -> None:
+    """Wait until the call has an outcome or ``limit_s`` is over; whoever made the call."""
     ticket = tenant.calls.get(call)
     if ticket is not None and not isinstance(ticket, StreamTicket):
         await finished(ticket, limit_s)
         return
     until_s = time.monotonic() + limit_s
     pause_s = POLL_S_FIRST
-    while (left_s := until_s - time.monotonic()) > 0 and not changed():
+    while (left_s := until_s - time.monotonic()) > 0:
         await anyio.sleep(min(pause_s, left_s))
         pause_s = min(POLL_S_SLOWEST, pause_s * 1.5)
-        if (await status(tenant, call)).state in ENDED:
+        try:
+            if (await status(tenant, call)).state in ENDED:
+                return
+        except FleetUnavailable:
+            continue  # It may be back within the limit.
+        except FleetError:
             return
 
 

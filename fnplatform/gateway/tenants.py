@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -124,19 +124,24 @@ class Pool:
                 if found is not None:
                     return found
                 self._make_room()
-                holder: list[Tenant] = []
-                bus = await Bus.connect(
-                    self._url, kind="dev", name=name, creds=self._creds,
-                    on_reconnect=lambda: [one.reconnected() for one in holder] and None,
-                )  # fmt: skip
-                tenant = Tenant(name, bus, self._group.start_soon)
-                holder.append(tenant)
+                made: list[Tenant] = []
+
+                def reconnected() -> None:
+                    for tenant in made:
+                        tenant.reconnected()
+
+                bus = await Bus.connect(self._url, kind="dev", name=name, creds=self._creds, on_reconnect=reconnected)
+                tenant = Tenant(name, bus, self._start)
+                made.append(tenant)
                 await bus.listen(f"{bus.inbox}.out", tenant.submitter.on_push)
                 self._tenants[name] = tenant
                 return tenant
         finally:
             if not lock.statistics().tasks_waiting:
                 self._locks.pop(name, None)
+
+    def _start(self, work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        self._group.start_soon(work, *args)
 
     def _make_room(self) -> None:
         if len(self._tenants) < TENANTS_MAX:

@@ -71,6 +71,16 @@ def test_control_plane_processes_answer_each_other_alone() -> None:
         assert not subjects.is_inbox_of(reply, "control", None)
 
 
+def test_triggers_keep_their_kind_on_the_wire() -> None:
+    """Defaults are left out of messages, and the kind is one."""
+    found = [messages.CronTrigger(expression="@daily"), messages.EveryTrigger(every_s=3.0),
+             messages.AtTrigger(at_unix_s=1.0), messages.SubjectTrigger(subject="a.>"),
+             messages.HttpTrigger(method="GET", path="/x")]  # fmt: skip
+    program = messages.Program(bundle="0" * 64, bundle_bytes=1, module="m", qualname="f")
+    manifest = messages.Manifest(app="a", function="f", display_name="f", program=program, triggers=found)
+    assert frames.unpack(frames.pack(manifest), messages.Manifest)[0] == manifest
+
+
 def test_a_frame_returns_what_was_packed() -> None:
     request = messages.CallRequest(calls=["a", "b"])
     model, parts = frames.unpack(frames.pack(request, [b"", b"xyz", bytes(1000)]), messages.CallRequest)

@@ -191,11 +191,17 @@ class DeployReply(Reply):
 
 
 class FunctionsRequest(Message):
-    """Functions that are live (of ``app``, or all); with ``function`` and ``version`` exactly that one."""
+    """Functions that are live (of ``app``, or all); with ``function`` and ``version`` exactly that one.
+
+    ``http``: of all apps, those with a trigger of that kind. ``revision``: what a reply said of them before; where nothing
+    was deployed since, the answer is ``unchanged``.
+    """
 
     app: Token | None = None
     function: Token | None = None
     version: Version | None = None
+    http: bool = False
+    revision: int = Field(0, ge=0)
 
 
 class FunctionInfo(Message):
@@ -207,7 +213,11 @@ class FunctionInfo(Message):
 
 
 class FunctionsReply(Reply):
+    """``revision`` and ``unchanged`` where ``http`` was asked."""
+
     functions: list[FunctionInfo] = []
+    revision: int = 0
+    unchanged: bool = False
 
 
 class HistoryRequest(Message):
