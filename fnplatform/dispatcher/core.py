@@ -301,7 +301,10 @@ class DispatcherCore:
             return
         if entry.state.stream:
             streams.found(entry, event.parts)
-        entry.failed_items += chunks.count(event.dead)
+        if event.dead:
+            used_up = dict.fromkeys(chunks.numbers(event.dead), entry.queue.manifest.retries.max_attempts)
+            entry.item_attempts = {**entry.item_attempts, **used_up}
+            entry.failed_items += len(used_up)
         for number, indices in event.parts:
             entry.remaining = chunks.subtract(entry.remaining, indices)
             entry.next_part = max(entry.next_part, number + 1)
