@@ -252,4 +252,3 @@ async def cancel_quietly(tenant: Tenant, ticket: Ticket) -> None:
                 await cancel(tenant, ticket.call)
         except (FleetError, HttpProblem):
             pass  # it has ended, or nobody is there to be told
-

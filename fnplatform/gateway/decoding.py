@@ -146,4 +146,3 @@ def _in_order(values: set[Any] | frozenset[Any]) -> list[Any]:
         return sorted(values)
     except TypeError:  # of several types
         return list(values)
-
