@@ -301,6 +301,10 @@ class DispatcherCore:
             return
         if entry.state.stream:
             streams.found(entry, event.parts)
+        if event.dead:
+            used_up = dict.fromkeys(chunks.numbers(event.dead), entry.queue.manifest.retries.max_attempts)
+            entry.item_attempts = {**entry.item_attempts, **used_up}
+            entry.failed_items += len(used_up)
         for number, indices in event.parts:
             entry.remaining = chunks.subtract(entry.remaining, indices)
             entry.next_part = max(entry.next_part, number + 1)
@@ -309,7 +313,8 @@ class DispatcherCore:
             entry.lease.items = entry.remaining if entry.state.items is not None else None
         elif entry.phase is Phase.CHECKING and entry.state.items is not None and not entry.remaining:
             entry.phase = Phase.ENDING
-            record = reporting.record_of(board, entry, CallState.SUCCEEDED, indices=[])
+            outcome = CallState.FAILED if entry.failed_items else CallState.SUCCEEDED
+            record = reporting.record_of(board, entry, outcome, indices=[])
             reporting.push_op(board, entry, Commit(entry, record))
         elif entry.phase is Phase.CHECKING:
             # Leases that an earlier leader made and nobody showed here must never hold again, under no later leader

@@ -130,13 +130,17 @@ class NotStored:
 
 @dataclass(slots=True)
 class Checked:
-    """Answer to Check. ``parts``: (number, indices) of parts of a chunk that are stored beyond ``state.next_part``."""
+    """Answer to Check. ``parts``: (number, indices) of parts of a chunk that are stored.
+
+    ``dead``: items in those beyond ``state.next_part`` that failed for good.
+    """
 
     entry: Entry
     seq: int
     final: bool
     parts: list[tuple[int, Ranges]] = field(default_factory=list)
     checkpoint: bool = False
+    dead: Ranges = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -216,7 +220,7 @@ class Commit:
 
     The part is ``part`` as it is where ``take`` is None; else ``pack_items`` of the items of ``take`` picked from
     ``part`` (whose items are those of ``done``), with ``ended`` (status byte 2) in their places.
-    ``dead``: the reason why the call goes to DEAD as well, before the outcome (items of ``dead_items`` if it is a chunk).
+    ``dead``: the reason why the call goes to DEAD as well (items of ``dead_items`` if it is a chunk); both are stored first.
     ``emits``: results that are stored may hold events to be published; these are stored in the same step.
     """
 

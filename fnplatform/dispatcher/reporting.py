@@ -76,7 +76,7 @@ def record_of(
         call=call.call, app=call.app, function=call.function, version=call.version, state=state, part=entry.next_part,
         final=final, indices=indices, error=error, summary=summary, blob=run.blob if run else None,
         blob_bytes=run.blob_bytes if run else 0, group=call.group, metering=metering, submit_digest=call.digest,
-        items=entry.delivered if call.stream else call.items, kept=run.kept if run else [],
+        items=entry.delivered if call.stream else call.items, kept=run.kept if run else [], trigger=call.trigger,
     )  # fmt: skip
 
 
@@ -94,6 +94,8 @@ def end_call(
     assert entry.lease is None, entry.state.call
     leave_queue(entry)
     entry.phase = Phase.ENDING
+    if entry.state.trigger and state is not CallState.CANCELLED:
+        dead = dead or error.message  # nobody waits for it: who wonders finds it among what failed for good
     indices = entry.remaining if entry.state.items is not None else None
     record = record_of(
         board, entry, state, indices=indices, error=WireError.of(error), summary=f"{error.code}: {error.message}"

@@ -130,6 +130,8 @@ class Entry:
         self.delivered = state.delivered
         self.consumed = max(self.consumed, state.consumed)
         if state.items is not None:
+            attempts_max = self.queue.manifest.retries.max_attempts
+            self.failed_items = sum(failures >= attempts_max for failures in state.item_attempts.values())
             self.remaining = list(state.pending) if state.pending is not None else [(0, state.items - 1)]
 
 

@@ -17,15 +17,15 @@ from fleet.protocol import frames
 from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError
 from fleet.protocol.frames import Bytes
 from fleet.protocol.limits import STREAM_PART_TTL_S
-from fleet.protocol.messages import DeadLetter, InvocationState, OutcomeRecord
+from fleet.protocol.messages import InvocationState, OutcomeRecord
 from fleet.protocol.subjects import (
     BUCKET_CHECKPOINTS,
-    DEAD_LETTER,
     OUTCOME_PART,
     STREAM_INVOCATIONS,
     STREAM_OUTCOMES,
 )
 from fleet.transport import Responder
+from fnplatform.dead_letters import bury_call
 from fnplatform.dispatcher import chunks, wire
 from fnplatform.dispatcher.events import Check, Checked, Commit, Discard, Event, NotStored, Requeue, Stored
 from fnplatform.dispatcher.payloads import Payloads, cut
@@ -108,17 +108,16 @@ class Store:
     # --- outcomes ---------------------------------------------------------------------------------------------------
 
     def commit(self, op: Commit) -> None:
-        """Store an outcome record unless one is there."""
-        if op.dead:
-            self._host.spawn(self._bury_and_commit, op)
-        else:
-            self._commit(op, wire.subject_of(op), wire.packed_record(op))
+        """Store an outcome record unless one is there, then the dead letter that it may call for."""
+        self._commit(op, wire.subject_of(op), wire.packed_record(op))
 
     def _commit(self, op: Commit, subject: str, data: bytes) -> None:
         def on_stored(stored: int | FleetError) -> None:
             if self._host.over:
                 return
-            if isinstance(stored, int):
+            if isinstance(stored, int) and op.dead:
+                self._host.spawn(self._bury_and_tell, op, data, Stored(op, stored))
+            elif isinstance(stored, int):
                 self._push(op.entry.state, data)
                 self._host.tell(Stored(op, stored))
             elif isinstance(stored, WrongSequence):
@@ -157,8 +156,14 @@ class Store:
         if found is None:  # it expired between the two questions
             self._later(self._commit, op, subject, data)
             return
-        self._push(op.entry.state, found.data)
-        self._host.tell(Stored(op, found.seq) if found.data == data else NotStored(op))
+        event = Stored(op, found.seq) if found.data == data else NotStored(op)
+        await self._bury_and_tell(op, found.data, event)
+
+    async def _bury_and_tell(self, op: Commit, stored: Bytes, event: Event) -> None:
+        """The letter that the stored record calls for, also one of an earlier leader's; then the caller, then the core."""
+        await self._bury(op.entry.state, op.entry.seq, stored)
+        self._push(op.entry.state, stored)
+        self._host.tell(event)
 
     def _push(self, state: InvocationState, data: Bytes) -> None:
         """Tell the caller, if it still listens; it asks again if not."""
@@ -174,32 +179,29 @@ class Store:
         except FleetError as error:
             log.debug("parts of %s are kept until they expire: %s", state.call, error.message)
 
-    async def _bury_and_commit(self, op: Commit) -> None:
-        """DEAD first: a crash between the two leaves a letter too many, never one too few."""
-        entry = op.entry
-        state = entry.state
-        while not self._host.over:
+    async def _bury(self, state: InvocationState, seq: int, stored: Bytes) -> None:
+        """Store the dead letter that a stored record calls for, if it does, unless it is there.
+
+        The outcome comes first, because it decides; the arguments stay in the queue until the letter is stored.
+        """
+        try:
+            record, _ = frames.unpack(stored, OutcomeRecord)
+        except ProtocolError as error:
+            log.error("the record of call %s is none of ours: %s", state.call, error.message)
+            return
+        while record.dead is not None and not self._host.over:
             try:
                 payload: Bytes = b""
                 if not state.blob:
-                    payload = cut(state, await self._payloads.load(state, entry.seq) or b"", op.dead_items)
-                update = {"attempts": entry.attempts, "losses": entry.losses, "item_attempts": entry.item_attempts}
-                if op.dead_items is not None:
-                    update["pending"] = op.dead_items
-                await self.bury(state.model_copy(update=update), op.dead, payload)
-                break
-            except FleetError as error:
+                    payload = cut(state, await self._payloads.load(state, seq) or b"", record.dead.items)
+                await bury_call(self._js, state, record, payload)
+                return
+            except FleetUnavailable as error:
                 log.warning("dead letter of %s not stored yet: %s", state.call, error.message)
-                if not isinstance(error, FleetUnavailable):
-                    break  # the store of dead letters is full: the outcome is worth more
                 await anyio.sleep(RETRY_S)
-        self._commit(op, wire.subject_of(op), wire.packed_record(op))
-
-    async def bury(self, state: InvocationState, reason: str, payload: Bytes) -> None:
-        """Store a dead letter."""
-        letter = DeadLetter(state=state, reason=reason, at_unix_s=self._unix_s())
-        subject = DEAD_LETTER.build(tenant=state.tenant, app=state.app, function=state.function, call=state.call)
-        await self._js.publish(subject, frames.pack(letter, [payload]))
+            except FleetError as error:
+                log.error("dead letter of %s can't be stored: %s", state.call, error.message)
+                return
 
     # --- requeues ---------------------------------------------------------------------------------------------------
 
@@ -275,14 +277,10 @@ class Store:
 
     async def _check(self, action: Check) -> None:
         state = action.entry.state
-        parts: list[tuple[int, chunks.Ranges]] = []
         while not self._host.over:
             try:
                 final = await self._js.get_last(STREAM_OUTCOMES, wire.outcome_subject(state))
-                if final is None and state.stream:
-                    parts = [part for part in map(_part_of, await self._last_part(state)) if part is not None]
-                elif final is None and state.items is not None:
-                    parts = [part for part in map(_part_of, await self._stored_parts(state)) if part is not None]
+                found = await self._parts(state) if final is None else []
                 saved = None
                 if final is None and state.items is None:
                     saved = await self._js.kv_get(BUCKET_CHECKPOINTS, checkpoint_key(state.tenant, state.call))
@@ -293,15 +291,29 @@ class Store:
         else:
             return
         if final is not None:
+            await self._bury(state, action.seq, final.data)
             self._push(state, final.data)
-        self._host.tell(Checked(action.entry, action.seq, final is not None, parts, saved is not None))
+        parts, dead = [], []
+        for message in found:
+            record = _part_of(message)
+            if record is None or record.indices is None:
+                continue
+            parts.append((record.part, list(record.indices)))
+            # Those of earlier parts were buried before the state was stored that no longer names their items.
+            if record.dead is not None and record.part >= state.next_part:
+                await self._bury(state, action.seq, message.data)
+                dead += record.dead.items or []
+        self._host.tell(
+            Checked(action.entry, action.seq, final is not None, parts, saved is not None, chunks.normal(dead))
+        )
 
-    async def _last_part(self, state: InvocationState) -> list[StoredMessage]:
-        """The newest part of a generator: they are stored in order, so it says how far all of them reach."""
-        last = await self._js.get_last(STREAM_OUTCOMES, _parts_pattern(state))
-        return [last] if last is not None else []
-
-    async def _stored_parts(self, state: InvocationState) -> list[StoredMessage]:
+    async def _parts(self, state: InvocationState) -> list[StoredMessage]:
+        """Stored parts of a chunk; of a generator the newest: they come in order, so it says how far all of them reach."""
+        if state.stream:
+            last = await self._js.get_last(STREAM_OUTCOMES, _parts_pattern(state))
+            return [last] if last is not None else []
+        if state.items is None:
+            return []
         return await self._js.get_last_of_each(STREAM_OUTCOMES, [_parts_pattern(state)])
 
 
@@ -309,10 +321,9 @@ def _parts_pattern(state: InvocationState) -> str:
     return OUTCOME_PART.wildcard(tenant=state.tenant, app=state.app, function=state.function, call=state.call)
 
 
-def _part_of(message: StoredMessage) -> tuple[int, chunks.Ranges] | None:
+def _part_of(message: StoredMessage) -> OutcomeRecord | None:
     try:
-        record, _ = frames.unpack(message.data, OutcomeRecord)
+        return frames.unpack(message.data, OutcomeRecord)[0]
     except ProtocolError as error:
         log.error("record %d of %s is none of ours: %s", message.seq, message.subject, error.message)
         return None
-    return (record.part, list(record.indices)) if record.indices is not None else None

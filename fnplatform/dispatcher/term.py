@@ -18,9 +18,10 @@ from anyio.abc import TaskGroup
 from fleet.protocol import frames, limits
 from fleet.protocol.errors import FleetError, FleetUnavailable, NotDeployed, ProtocolError
 from fleet.protocol.messages import InvocationState, Lease, Manifest
-from fleet.protocol.subjects import STREAM_INVOCATIONS
+from fleet.protocol.subjects import INVOCATION, STREAM_INVOCATIONS
 from fleet.transport import Bus, Responder
 from fnplatform.consumer import Delivered
+from fnplatform.dead_letters import bury_garbage
 from fnplatform.dispatcher import events, wire
 from fnplatform.dispatcher.core import DispatcherCore
 from fnplatform.dispatcher.events import Event, Grant, NewCall
@@ -221,11 +222,13 @@ class Term:
 
     async def _terminate(self, delivered: Delivered, data: bytes, error: ProtocolError) -> None:
         """What can't be decoded is recorded and terminated, never dropped."""
-        subject = "dead." + delivered.subject.partition(".")[2].partition(".")[2]
+        names = INVOCATION.parse(delivered.subject)
         try:
             while not self.over:
                 try:
-                    await self._js.publish(subject, data)
+                    if names is not None:
+                        names.pop("partition", None)
+                        await bury_garbage(self._js, data=data, error=error, **names)
                     delivered.term()
                     self._delivered.pop(delivered.seq, None)
                     await self._js.delete_seq(STREAM_INVOCATIONS, delivered.seq)

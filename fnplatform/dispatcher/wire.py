@@ -9,6 +9,7 @@ from fleet.protocol import frames, limits
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.frames import Bytes
 from fleet.protocol.messages import (
+    DeadNote,
     GrantRequest,
     InvocationState,
     LeaseGrant,
@@ -148,7 +149,22 @@ def invocation_subject(state: InvocationState, partition: str) -> str:
 def packed_record(op: Commit) -> bytes:
     """The record with its results behind it."""
     part = _record_part(op.part, op.done, op.take, op)
-    return frames.pack(op.record, [part] if len(part) else ())
+    record = op.record
+    if op.dead:
+        record = record.model_copy(update={"dead": _dead_note(op)})
+    return frames.pack(record, [part] if len(part) else ())
+
+
+def _dead_note(op: Commit) -> DeadNote:
+    entry = op.entry
+    attempts = {item: entry.item_attempts.get(item, 0) for item in chunks.numbers(op.dead_items or [])}
+    failures = entry.attempts
+    if op.dead_items is None and op.record.metering is not None:
+        failures = op.record.metering.attempt  # this run's failure included
+    return DeadNote(
+        reason=op.dead, items=op.dead_items, attempts=failures, losses=entry.losses,
+        item_attempts={item: count for item, count in attempts.items() if count},
+    )  # fmt: skip
 
 
 def _record_part(part: Bytes, done: Ranges, take: Ranges | None, op: Commit) -> Bytes:

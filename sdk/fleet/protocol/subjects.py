@@ -146,7 +146,8 @@ INTERNAL = Template("fleet.ctl.{partition}.{verb}")
 INVOCATION = Template("inv.{partition}.{tenant}.{app}.{function}.{call}")
 OUTCOME = Template("out.{tenant}.{app}.{function}.{call}")
 OUTCOME_PART = Template("out.{tenant}.{app}.{function}.{call}.{part}")
-DEAD_LETTER = Template("dead.{tenant}.{app}.{function}.{call}")
+DEAD_LETTER = Template("dead.{tenant}.{app}.{function}.{call*}")
+"""``call``: that of the call, or ``<call>.<part>`` for items of a chunk that ended in this part of its outcome."""
 LOG = Template("log.{tenant}.{app}.{function}.{call}")
 STORED_EVENT = Template("evt.{tenant}.{event}")
 """``event`` is ``ids.event_key`` of its source and id: a copy of it finds the subject taken."""

@@ -84,6 +84,8 @@ class CallStatus(Message):
     finished_unix_s: float | None = None
     car: str | None = None
     error: str = ""
+    trigger: str = ""
+    """What started it: the kind of a trigger; "" for a call."""
 
 
 class StatusReply(Reply):
@@ -176,6 +178,19 @@ class Metering(Message):
     """How often an owner's departure moved this call on before this lease."""
 
 
+class DeadNote(Message):
+    """Stands in the outcome of what failed for good: what its dead letter says, beside the arguments.
+
+    ``items``: of a chunk, which of its items. ``attempts``: failures of the function, ``item_attempts`` those of items.
+    """
+
+    reason: str
+    items: list[tuple[int, int]] | None = None
+    attempts: int = 0
+    losses: int = 0
+    item_attempts: dict[int, int] = {}
+
+
 class OutcomeRecord(Message):
     """The one outcome of a call, or one part of a chunk's (then ``indices`` says which items, as [first, last] ranges).
 
@@ -209,6 +224,10 @@ class OutcomeRecord(Message):
     group: Token | None = None
     metering: Metering | None = None
     submit_digest: str = ""
+    trigger: str = ""
+    """What started it: the kind of a trigger; "" for a call."""
+    dead: DeadNote | None = None
+    """There is, or will be in a moment, a dead letter of it."""
 
 
 class InvocationState(Message):

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from fleet.protocol import limits
-from fleet.protocol.messages.base import Digest, Message, Reply, Token
+from fleet.protocol.messages.base import Digest, Message, Reply, Token, WireError
 from fleet.protocol.messages.calls import InvocationState
 from fleet.protocol.messages.cars import Lease
 from fleet.protocol.messages.events import EventHead
@@ -104,25 +104,49 @@ class PlatformReply(Reply):
 
 
 class DeadRequest(Message):
-    """What failed for good: list, show, replay or drop."""
+    """What failed for good: list, show, replay or drop.
+
+    ``calls``: those of ``show``, ``replay`` and ``drop``. With ``every`` instead, at most ``limit`` letters that match
+    ``app``, ``function`` and ``before_unix_s`` are replayed or dropped, the oldest first: asked again until none is left.
+    """
 
     action: Literal["list", "show", "replay", "drop"] = "list"
-    calls: list[Token] = []
+    calls: list[Token] = Field([], max_length=limits.LIST_ROWS_MAX)
     limit: int = Field(50, ge=1, le=limits.LIST_ROWS_MAX)
+    app: Token | None = None
+    function: Token | None = None
+    every: bool = False
+    before_unix_s: float | None = None
+    """Only letters written before."""
+    skip: int = Field(0, ge=0)
+    """With ``every``: pass over so many of the oldest letters that match, those that couldn't be replayed."""
 
 
 class DeadLetter(Message):
-    """Stored in DEAD with the arguments as part 0."""
+    """Stored in DEAD with the arguments as part 0; of a chunk those of the items in ``state.pending``."""
 
     state: InvocationState
     reason: str
     at_unix_s: float
     event: EventHead | None = None
     """An event that never became a call: ``state`` only says whose it was, part 0 is its data."""
+    garbage: bool = False
+    """Part 0 is a message that can't be decoded, ``state`` only says where it was."""
+
+
+class DeadProblem(Message):
+    """A letter that couldn't be replayed, and stays."""
+
+    call: Token
+    error: WireError
 
 
 class DeadReply(Reply):
-    """Parts: with ``show``, the arguments of each letter."""
+    """``letters``: those found, or done with. Parts: with ``show``, the arguments of each letter."""
 
     letters: list[DeadLetter] = []
     replayed: list[Token] = []
+    """New calls, or ids of events published anew."""
+    problems: list[DeadProblem] = []
+    more: bool = False
+    """With ``every``: some may be left."""
