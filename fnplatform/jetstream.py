@@ -70,10 +70,11 @@ class StoredMessage:
 
 
 def _raise_error(error: dict[str, Any]) -> None:
-    raise _error_of(error)
+    raise error_of(error)
 
 
-def _error_of(error: dict[str, Any]) -> JetStreamError:
+def error_of(error: dict[str, Any]) -> JetStreamError:
+    """The exception for an error in an answer of the broker."""
     err_code = int(error.get("err_code", 0))
     text = str(error.get("description", "refused"))
     if err_code in _WRONG_SEQUENCE:
@@ -113,7 +114,7 @@ class JetStream:
                 return
             answer = json.loads(reply.data)
             error = answer.get("error")
-            on_stored(_error_of(error) if error else int(answer["seq"]))
+            on_stored(error_of(error) if error else int(answer["seq"]))
 
         all_headers = dict(headers or {})
         if expect_last_subject_seq is not None:
