@@ -345,4 +345,6 @@ def _refs_expired(digests: Sequence[str]) -> ResultExpired:
 
 
 def _other_arguments(call: str) -> Refused:
-    return Refused(f"call {call} exists with other arguments", hint="make a new call id for a new call", other_arguments=True)
+    return Refused(
+        f"call {call} exists with other arguments", hint="make a new call id for a new call", other_arguments=True
+    )
