@@ -182,6 +182,11 @@ class Registry:
         """The record of an app, or None."""
         return (await self._record(tenant, app))[0]
 
+    async def apps(self) -> list[tuple[str, str]]:
+        """Tenant and name of every app that is deployed."""
+        entries = await self._js.kv_entries(BUCKET_FUNCTIONS, "app.")
+        return [(tenant, app) for _, tenant, app in (key.split(".") for key in sorted(entries))]
+
     async def register(self, tenant: str, manifests: list[Manifest]) -> tuple[list[str], list[str]]:
         """Make manifests callable by version: (versions, digests of code that must be put first: nothing was done)."""
         missing = await self._missing(tenant, manifests)

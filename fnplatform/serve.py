@@ -27,7 +27,8 @@ import anyio.to_thread
 from anyio.abc import TaskStatus
 
 from fleet.protocol.errors import FleetError, FleetUnavailable, Refused
-from fleet.protocol.limits import ADOPTION_S, LEADER_TTL_S
+from fleet.protocol.limits import ADOPTION_S, LEADER_TTL_S, TENANT_QUEUE_SHARE
+from fleet.protocol.subjects import PARTITION
 from fleet.transport import Bus, Responder
 from fnplatform.blobs import BlobStore
 from fnplatform.broker import Broker, Credentials
@@ -41,6 +42,7 @@ from fnplatform.jetstream import JetStream
 from fnplatform.provision import provision
 from fnplatform.registry import Registry
 from fnplatform.settings import ServeSettings
+from fnplatform.triggers.service import TriggerService
 
 log = logging.getLogger("fleet.serve")
 
@@ -148,8 +150,9 @@ async def _run(
     blobs = BlobStore(js)
     registry = Registry(js, blobs)
     dispatcher = Dispatcher(
-        bus=js.bus, reply_bus=reply, js=js, responder=responder, manifests=registry, blobs=blobs, name=settings.name
-    )
+        bus=js.bus, reply_bus=reply, js=js, responder=responder, manifests=registry, blobs=blobs, name=settings.name,
+        companions=[TriggerService(js, registry, blobs, PARTITION, int(settings.queue_calls_max * TENANT_QUEUE_SHARE))],
+    )  # fmt: skip
     disk = DiskRoom(settings.data_dir)
     facts = PlatformFacts(version=_own_version(), durability=place.durability, started_s=time.monotonic())
     frontdoor = Frontdoor(

@@ -172,7 +172,8 @@ class Hearing:
             )
             subject = LOG.build(tenant=state.tenant, app=state.app, function=state.function, call=state.call)
             self._js.publish_then(subject, data, _log_stored)
-            self._responder.push(inbox_of(state, "log"), "dev", state.tenant, data)
+            if state.inbox:
+                self._responder.push(inbox_of(state, "log"), "dev", state.tenant, data)
         if request.reply:
             self._acknowledge(car, request)
 

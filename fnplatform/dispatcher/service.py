@@ -31,6 +31,7 @@ from fleet.protocol.messages import (
     ConsumeRequest,
     ExplainReply,
     ExplainRequest,
+    HistoryRequest,
     InvocationState,
     Lease,
     Manifest,
@@ -82,18 +83,35 @@ class Manifests(Protocol):
     async def lookup(self, tenant: str, app: str, function: str, version: str) -> Manifest: ...
 
 
+class Companion(Protocol):
+    """What leads together with the dispatcher: it runs beside its term, and ends with it."""
+
+    async def lead(self, term: Term) -> None:
+        """Work until cancelled."""
+        ...
+
+    async def reload(self, tenant: str, app: str) -> None:
+        """The app was deployed, rolled back or deleted: obey it when this returns."""
+        ...
+
+
 class Dispatcher:
     """One process's part in one partition. ``bus`` has JetStream rights; ``reply_bus`` only speaks to principals."""
 
     def __init__(
         self, *, bus: Bus, reply_bus: Bus, js: JetStream, responder: Responder, manifests: Manifests, blobs: Blobs,
         name: str, partition: str = PARTITION, history: History | None = None, outcomes: Publisher | None = None,
+        companions: Sequence[Companion] = (),
     ) -> None:  # fmt: skip
-        """``outcomes`` publishes to OUTCOMES: a GroupCommit where every publish is synced, else ``js`` itself."""
+        """``outcomes`` publishes to OUTCOMES: a GroupCommit where every publish is synced, else ``js`` itself.
+
+        ``companions`` lead with it.
+        """
         self._bus = bus
         self._reply_bus = reply_bus
         self._js = js
         self._outcomes = outcomes or js
+        self._companions = tuple(companions)
         self._responder = responder
         self._manifests = manifests
         self._partition = partition
@@ -166,6 +184,8 @@ class Dispatcher:
                 group.start_soon(self._tick, term)
                 group.start_soon(self._write_cars, term)
                 await group.start(relay.run)
+                for companion in self._companions:
+                    group.start_soon(companion.lead, term)
                 await consumption.run()
                 log.warning("the consumer of partition %s was made anew by another leader", self._partition)
                 group.cancel_scope.cancel()
@@ -305,6 +325,14 @@ class Dispatcher:
             return reply.depth
         return views.depth(term.core.board, tenant)
 
+    async def reload(self, tenant: str, app: str) -> None:
+        """The app was deployed, rolled back or deleted: who leads obeys it when this returns. FleetUnavailable if none does."""
+        if self.term is None:
+            await self._ask(InternalVerb.TRIGGERS, HistoryRequest(app=app), Reply, tenant)
+            return
+        for companion in self._companions:
+            await companion.reload(tenant, app)
+
     # --- between control-plane processes --------------------------------------------------------------------------------
 
     async def _ask(self, verb: InternalVerb, message: Message, reply: type[R], tenant: str) -> R:
@@ -351,6 +379,10 @@ class Dispatcher:
         if verb == InternalVerb.EXPLAIN:
             asked, _ = frames.unpack(request.data, ExplainRequest)
             return await self.explain(tenant, asked.call)
+        if verb == InternalVerb.TRIGGERS:
+            changed, _ = frames.unpack(request.data, HistoryRequest)
+            await self.reload(tenant, changed.app)
+            return Reply()
         if verb == InternalVerb.CARS:
             return CarsReply(cars=await self.cars())
         return PlatformReply(depth=await self.depth(tenant), epoch=self.epoch, leader=True)

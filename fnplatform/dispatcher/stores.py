@@ -36,6 +36,7 @@ from fnplatform.jetstream import JetStream, OnStored, StoredMessage, WrongSequen
 log = logging.getLogger("fleet.dispatcher")
 
 RETRY_S = 0.2
+EVENT_RESULT_TTL_S_MIN = 24 * 3600.0
 
 
 class Publisher(Protocol):
@@ -70,6 +71,11 @@ def checkpoint_key(tenant: str, call: str) -> str:
 def inbox_of(state: InvocationState, what: str) -> str:
     """Where outcomes (``out``) and printed lines (``log``) of a call are pushed."""
     return f"{state.inbox}.{what}"
+
+
+def outcome_ttl_s(state: InvocationState, result_ttl_s: float) -> float:
+    """How long an outcome is kept. That of a call by a single event says, after a crash, that it was started."""
+    return max(result_ttl_s, EVENT_RESULT_TTL_S_MIN) if state.trigger and state.items is None else result_ttl_s
 
 
 class Store:
@@ -126,7 +132,7 @@ class Store:
                 log.warning("outcome of %s not stored yet: %s", op.record.call, stored.message)
                 self._later(self._commit, op, subject, data)
 
-        ttl_s = op.entry.queue.manifest.result_ttl_s
+        ttl_s = outcome_ttl_s(op.entry.state, op.entry.queue.manifest.result_ttl_s)
         if op.entry.state.stream and not op.record.final:
             ttl_s = min(ttl_s, STREAM_PART_TTL_S)
         if op.emits and self._commit_with_emits(op, subject, data, on_stored, ttl_s):
@@ -167,7 +173,8 @@ class Store:
 
     def _push(self, state: InvocationState, data: Bytes) -> None:
         """Tell the caller, if it still listens; it asks again if not."""
-        self._responder.push(inbox_of(state, "out"), "dev", state.tenant, data)
+        if state.inbox:  # nobody waits for what a trigger started
+            self._responder.push(inbox_of(state, "out"), "dev", state.tenant, data)
 
     def discard(self, action: Discard) -> None:
         """Remove parts that their caller has; what stays after a failure expires."""

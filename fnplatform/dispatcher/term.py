@@ -116,6 +116,17 @@ class Term:
         """The call of a lease that this car holds, or held a moment ago."""
         return self._hearing.state_held(car, lease)
 
+    # --- what leads together with it asks ---------------------------------------------------------------------------
+
+    def run_s(self, tenant: str, app: str, function: str, version: str) -> float | None:
+        """What one item of this version takes, if that was measured."""
+        queue = self.core.board.queues.get((tenant, app, function, version))
+        return None if queue is None else queue.run_s
+
+    def queued(self, tenant: str) -> int:
+        """Calls of the tenant that aren't over."""
+        return sum(queue.calls for queue in self.core.board.queues.values() if queue.tenant == tenant)
+
     # --- calls in ---------------------------------------------------------------------------------------------------
 
     def submit(self, state: InvocationState, seq: int, payload: bytes) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
-from fleet.protocol.errors import NotDeployed, Refused
+from fleet.protocol.errors import FleetUnavailable, NotDeployed, Refused
 from fleet.protocol.messages import (
     DeleteReply,
     DeleteRequest,
@@ -22,8 +23,11 @@ from fleet.protocol.messages import (
 )
 from fnplatform.frontdoor.calls import Calls
 from fnplatform.frontdoor.http_functions import http_functions
+from fnplatform.frontdoor.ports import DispatcherPort
 from fnplatform.jetstream import JetStream
 from fnplatform.registry import Registry
+
+log = logging.getLogger("fleet.frontdoor")
 
 Parts = Sequence[memoryview]
 
@@ -31,10 +35,18 @@ Parts = Sequence[memoryview]
 class Apps:
     """Each verb changes the apps of its own tenant only."""
 
-    def __init__(self, js: JetStream, registry: Registry, calls: Calls) -> None:
+    def __init__(self, js: JetStream, registry: Registry, calls: Calls, dispatcher: DispatcherPort) -> None:
         self._js = js
         self._registry = registry
         self._calls = calls
+        self._dispatcher = dispatcher
+
+    async def _tell(self, tenant: str, app: str) -> None:
+        """An event that is accepted after the answer meets the new triggers."""
+        try:
+            await self._dispatcher.reload(tenant, app)
+        except FleetUnavailable as error:
+            log.info("nobody was told that %s changed (%s): who leads next loads it", app, error.message)
 
     async def register(self, tenant: str, request: RegisterRequest, parts: Parts) -> RegisterReply:
         """Make versions callable."""
@@ -44,6 +56,8 @@ class Apps:
     async def deploy(self, tenant: str, request: DeployRequest, parts: Parts) -> DeployReply:
         """Make the manifests the whole of the app."""
         version, unchanged, missing = await self._registry.deploy(tenant, request.app, request.manifests)
+        if not missing:
+            await self._tell(tenant, request.app)
         return DeployReply(missing=missing, app_version=version, unchanged=unchanged)
 
     async def functions(self, tenant: str, request: FunctionsRequest, parts: Parts) -> FunctionsReply:
@@ -73,7 +87,9 @@ class Apps:
 
     async def rollback(self, tenant: str, request: RollbackRequest, parts: Parts) -> RollbackReply:
         """Make an earlier deploy live again."""
-        return RollbackReply(app_version=await self._registry.rollback(tenant, request.app, request.number))
+        version = await self._registry.rollback(tenant, request.app, request.number)
+        await self._tell(tenant, request.app)
+        return RollbackReply(app_version=version)
 
     async def delete(self, tenant: str, request: DeleteRequest, parts: Parts) -> DeleteReply:
         """Remove the app; Refused while calls of it wait, unless they are to be cancelled."""
@@ -84,4 +100,5 @@ class Apps:
                 hint=f"wait for them, or cancel them: fleet delete {request.app} --cancel",
             )
         await self._registry.delete(tenant, request.app)
-        return DeleteReply(cancelled=await self._calls.cancel_app(tenant, request.app) if waiting else 0)
+        await self._tell(tenant, request.app)
+        return DeleteReply(cancelled=await self._calls.cancel_app(tenant, request.app) if request.cancel else 0)

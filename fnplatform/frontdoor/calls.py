@@ -30,6 +30,7 @@ from fleet.protocol.messages import (
 )
 from fleet.protocol.subjects import INVOCATION, OUTCOME, PARTITION, STREAM_INVOCATIONS
 from fleet.transport import Responder
+from fnplatform.dispatcher.stores import outcome_ttl_s
 from fnplatform.frontdoor.ports import DispatcherPort
 from fnplatform.frontdoor.records import Records, for_each
 from fnplatform.jetstream import JetStream, WrongSequence
@@ -189,12 +190,13 @@ class Calls:
         data = frames.pack(cancelled_record(state))
         try:
             manifest = await self._registry.lookup(tenant, state.app, state.function, state.version)
-            ttl_s = manifest.result_ttl_s
+            ttl_s = outcome_ttl_s(state, manifest.result_ttl_s)
         except NotDeployed:
             ttl_s = limits.RESULT_TTL_S_DEFAULT
         try:
             await self._js.publish(subject, data, expect_last_subject_seq=0, ttl_s=ttl_s)
         except WrongSequence:
             return None
-        self._responder.push(f"{state.inbox}.out", "dev", tenant, data)
+        if state.inbox:  # nobody waits for what a trigger started
+            self._responder.push(f"{state.inbox}.out", "dev", tenant, data)
         return seq

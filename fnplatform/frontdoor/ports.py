@@ -59,6 +59,10 @@ class DispatcherPort(Protocol):
         """Why a call waits; ``state`` None where it neither waits nor runs."""
         ...
 
+    async def reload(self, tenant: str, app: str) -> None:
+        """The app was deployed, rolled back or deleted: who leads obeys it when this returns."""
+        ...
+
     async def cars(self) -> list[CarInfo]:
         """Every car that is known."""
         ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from fleet.protocol.messages.base import Message, Token, Version
 
 
@@ -32,4 +34,4 @@ class Cursor(Message):
     seq: int = 0
     epoch: int = 0
     stamp: int = 0
-    lagging: dict[str, LaneState] = {}
+    lagging: dict[str, LaneState] = Field(default_factory=dict)

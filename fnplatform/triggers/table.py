@@ -9,8 +9,6 @@ from typing import Protocol
 from fleet.protocol.ids import digest
 from fleet.protocol.messages import AppRecord, Manifest
 from fleet.protocol.messages.triggers import AtTrigger, CronTrigger, EveryTrigger, SubjectTrigger, Trigger
-from fleet.protocol.subjects import BUCKET_FUNCTIONS
-from fnplatform.jetstream import JetStream
 from fnplatform.registry import live_version
 
 TRIGGER_ID_CHARS = 16
@@ -156,6 +154,9 @@ class Manifests(Protocol):
 
     async def lookup(self, tenant: str, app: str, function: str, version: str) -> Manifest: ...
     async def record(self, tenant: str, app: str) -> AppRecord | None: ...
+    async def apps(self) -> list[tuple[str, str]]:
+        """Tenant and name of every app that is deployed."""
+        ...
 
 
 async def load_app(manifests: Manifests, tenant: str, record: AppRecord | None) -> list[Bound]:
@@ -164,14 +165,4 @@ async def load_app(manifests: Manifests, tenant: str, record: AppRecord | None) 
     if record is not None:
         for function, version in sorted(live_version(record).functions.items()):
             found += bounds_of(tenant, version, await manifests.lookup(tenant, record.app, function, version))
-    return found
-
-
-async def load_records(js: JetStream) -> dict[tuple[str, str], AppRecord]:
-    """The records of all apps, by tenant and name."""
-    entries = await js.kv_entries(BUCKET_FUNCTIONS, "app.")
-    found = {}
-    for key, data in entries.items():
-        _, tenant, app = key.split(".")
-        found[tenant, app] = AppRecord.model_validate_json(data)
     return found

@@ -95,6 +95,9 @@ class DispatcherTwin:
         self._check()
         return []
 
+    async def reload(self, tenant: str, app: str) -> None:
+        pass
+
     async def depth(self, tenant: str) -> dict[str, int]:
         self._check()
         return {}

@@ -1,0 +1,267 @@
+"""A router with its hands: events come in by callbacks, one task stores what the router says, until something fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+
+from fleet.protocol import frames
+from fleet.protocol.errors import FleetError, ProtocolError
+from fleet.protocol.frames import Bytes
+from fleet.protocol.messages import InvocationState, StoredEvent
+from fnplatform.jetstream import StreamFull
+from fnplatform.triggers.commit import Committer, CursorMoved, Streams
+from fnplatform.triggers.invocations import Arrived, chunk_max, invocation_of
+from fnplatform.triggers.lanes import Lane
+from fnplatform.triggers.matching import takers
+from fnplatform.triggers.reader import OnEvent
+from fnplatform.triggers.router import RETRY_S, Batch, Fetch, Router, Rules, Start
+from fnplatform.triggers.state import Cursor
+from fnplatform.triggers.table import Bound, Table
+
+log = logging.getLogger("fleet.triggers")
+
+PAGE = 256
+SHARE_S = 0.2
+"""How many calls a tenant has in the queue is asked this often."""
+HOUSEKEEPING_S = 10.0
+FULL = 0.75
+EMPTY_TO = 0.6
+"""Beyond the one share of what EVENTS holds, handled events are removed down to the other."""
+
+
+class Term(Protocol):
+    """What routing needs of the term of leadership that it runs beside."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def over(self) -> bool: ...
+    def submit(self, state: InvocationState, seq: int, payload: bytes) -> None:
+        """A call was queued under ``seq`` just now."""
+        ...
+
+    def run_s(self, tenant: str, app: str, function: str, version: str) -> float | None:
+        """What one item of this version takes, if that was measured."""
+        ...
+
+    def queued(self, tenant: str) -> int:
+        """Calls of the tenant that aren't over."""
+        ...
+
+
+class Blobs(Protocol):
+    """Where large arguments go."""
+
+    async def put_whole(self, tenant: str, digest: str, data: bytes) -> None: ...
+
+
+class EventSource(Protocol):
+    """Where events come from, in order."""
+
+    async def run(self, seq: int) -> None: ...
+    def pull(self) -> None:
+        """There may be room for more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a life works with."""
+
+    term: Term
+    committer: Committer
+    streams: Streams
+    blobs: Blobs
+    table: Table
+    source: Callable[[OnEvent, Callable[[], bool]], EventSource]
+    now_s: Callable[[], float]
+    unix_s: Callable[[], float]
+    sleep: Callable[[float], Awaitable[None]]
+    calls_max: int
+    """So many calls of one tenant may be in the queue."""
+    refresh: Callable[[], Awaitable[None]]
+    """Load the triggers anew."""
+
+
+class Again(Exception):
+    """A life is over: begin the next one at the stored cursor. ``lanes``: triggers for which nothing could be stored."""
+
+    def __init__(self, why: str, lanes: set[str]) -> None:
+        super().__init__(why)
+        self.lanes = lanes
+
+
+def arrived(seq: int, data: Bytes) -> Arrived | None:
+    """An event as EVENTS holds it; None for what is none of ours."""
+    try:
+        stored, parts = frames.unpack(data, StoredEvent)
+    except ProtocolError as error:
+        log.error("event %d is none of ours: %s", seq, error.message)
+        return None
+    body = bytes(parts[0]) if parts else b""
+    return Arrived(seq, stored.tenant, stored.head, body, stored.accepted_unix_s)
+
+
+class Life:
+    """Routes events until something fails. ``blocked``: triggers for which nothing could be stored a moment ago."""
+
+    def __init__(self, tools: Tools, lanes: dict[str, Lane], cursor: Cursor, end: int, blocked: set[str]) -> None:
+        self._tools = tools
+        rules = Rules(takers, self._chunk_max, self._may)
+        self.router = Router(cursor, lanes, rules, end, tools.now_s())
+        for lane in blocked:
+            self.router.block(lane, tools.now_s() + RETRY_S)
+        self._source = tools.source(self._on_event, lambda: self.router.room)
+        self._wake = anyio.Event()
+        self._failed: Again | CursorMoved | None = None
+        self._share: dict[str, tuple[float, bool]] = {}
+
+    async def run(self, seq: int) -> None:
+        """Read and route from ``seq`` on. Always ends with an exception: Again, CursorMoved."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._source.run, seq)
+            group.start_soon(self._housekeeping)
+            await self._pump()
+            group.cancel_scope.cancel()
+        assert self._failed is not None
+        raise self._failed
+
+    def replace(self, tenant: str, app: str, bounds: list[Bound]) -> None:
+        """The triggers of an app changed."""
+        self.router.replace(tenant, app, bounds)
+        self._wake.set()
+
+    # --- what the router asks ---------------------------------------------------------------------------------------
+
+    def _chunk_max(self, bound: Bound) -> int:
+        return chunk_max(self._tools.term.run_s(bound.tenant, bound.app, bound.function, bound.version))
+
+    def _may(self, tenant: str) -> bool:
+        now_s = self._tools.now_s()
+        found = self._share.get(tenant)
+        if found is None or now_s >= found[0]:
+            may = self._tools.term.queued(tenant) < self._tools.calls_max
+            found = self._share[tenant] = (now_s + SHARE_S, may)
+        return found[1]
+
+    # --- events in --------------------------------------------------------------------------------------------------
+
+    def _on_event(self, seq: int, data: Bytes) -> None:
+        now_s = self._tools.now_s()
+        event = arrived(seq, data)
+        if event is None:
+            self.router.skip(seq, now_s)
+        else:
+            self.router.arrive(event, self._tools.table.matching(event.tenant, event.head.subject), now_s)
+        self._lones()
+        self._wake.set()
+
+    def _lones(self) -> None:
+        """At once, in the callback that the event came by: nothing waits for a task to be scheduled."""
+        if self._tools.term.over or self._failed is not None:
+            return
+        for start in self.router.lones(self._tools.now_s()):
+            self._lone(start)
+
+    def _lone(self, start: Start) -> None:
+        call = invocation_of(start.bound, start.events, self._tools.unix_s(), key=start.key)
+        assert not call.state.blob, start
+
+        def on_stored(stored: int | FleetError) -> None:
+            if isinstance(stored, int):
+                self.router.lone_stored(start)
+                self._tools.term.submit(call.state, stored, call.payload)
+                self._lones()
+                self._wake.set()
+            else:
+                self._fail(stored, {start.lane.name})
+
+        self._tools.committer.publish_lone(call, on_stored)
+
+    def _fail(self, error: FleetError, lanes: set[str]) -> None:
+        """Nobody knows what is stored, or nothing more can be: a new life finds out."""
+        if self._failed is None:
+            self._failed = Again(error.message, lanes if isinstance(error, StreamFull) else set())
+        self._wake.set()
+
+    # --- what is stored in one step -----------------------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        """Look up, read on, store; then wait for more."""
+        while self._failed is None:
+            self._wake = anyio.Event()
+            try:
+                await self._step()
+            except FleetError as error:
+                self._fail(error, set())
+            if self._failed is None and not self._wake.is_set():
+                await self._rest()
+
+    async def _rest(self) -> None:
+        due_s = self.router.wake_s
+        if due_s is None:
+            await self._wake.wait()
+            return
+        with anyio.move_on_after(max(0.0, due_s - self._tools.now_s())):
+            await self._wake.wait()
+
+    async def _step(self) -> None:
+        router = self.router
+        looked_up = router.unchecked()
+        if looked_up:
+            router.checked(looked_up, await self._tools.committer.known(looked_up))
+        for fetch in router.fetches(self._tools.now_s()):
+            await self._fetch(fetch)
+        self._lones()
+        batch = router.batch(self._tools.now_s())
+        if batch is not None and self._failed is None:
+            await self._store(batch)
+            self._wake.set()
+        self._source.pull()
+
+    async def _fetch(self, fetch: Fetch) -> None:
+        """Read on for a trigger that lags."""
+        messages = await self._tools.streams.events(fetch.lane.bound.tenant, fetch.seq, PAGE)
+        page = [event for one in messages if (event := arrived(one.seq, one.data)) is not None]
+        self.router.fetched(fetch, page, complete=len(messages) < PAGE)
+        self._wake.set()
+
+    async def _store(self, batch: Batch) -> None:
+        tools = self._tools
+        now_unix_s = tools.unix_s()
+        calls = [
+            invocation_of(one.bound, one.events, now_unix_s, key=one.key, listed=one.listed) for one in batch.starts
+        ]
+        for call in calls:
+            if call.state.blob:
+                await tools.blobs.put_whole(call.state.tenant, call.state.digest, call.payload)
+        try:
+            seqs = await tools.committer.commit(calls, batch.cursor)
+        except StreamFull as error:
+            self._fail(error, {start.lane.name for start in batch.starts})
+            return
+        self.router.committed(batch, tools.committer.cursor)
+        for call, seq in zip(calls, seqs, strict=True):
+            tools.term.submit(call.state, seq, call.payload)
+
+    # --- now and then -------------------------------------------------------------------------------------------------
+
+    async def _housekeeping(self) -> None:
+        """Remove what was handled where EVENTS gets full; notice deploys that nobody told us of."""
+        while True:
+            await self._tools.sleep(HOUSEKEEPING_S)
+            try:
+                await self._tools.refresh()
+                await self._tools.streams.purge_events(self._handled(), FULL, EMPTY_TO)
+            except FleetError as error:
+                log.info("events are not tidied up right now: %s", error.message)
+
+    def _handled(self) -> int:
+        """Events up to this one are not needed any more."""
+        cursor = self.router.durable
+        return min([cursor.seq, *(lane.upto for lane in cursor.lagging.values())])
