@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from fleet.protocol import limits
 from fleet.protocol.messages.base import Message
@@ -15,7 +15,15 @@ _Period = Annotated[float, Field(ge=limits.EVERY_S_MIN, le=limits.EVERY_S_MAX)]
 _Expression = Annotated[str, Field(max_length=limits.EXPRESSION_CHARS_MAX)]
 
 
-class CronTrigger(Message):
+class _Kind(Message):
+    """Messages leave out what is at its default; of these, ``kind`` must stay: it tells them apart."""
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"kind": type(self).model_fields["kind"].default, **write(self)}
+
+
+class CronTrigger(_Kind):
     """Five fields (minute first) or six (second first), or ``@daily`` and the like, in a time zone of the IANA base."""
 
     kind: Literal["cron"] = "cron"
@@ -24,7 +32,7 @@ class CronTrigger(Message):
     missed: Missed = "one"
 
 
-class EveryTrigger(Message):
+class EveryTrigger(_Kind):
     """At every whole multiple of ``every_s`` since 1970."""
 
     kind: Literal["every"] = "every"
@@ -32,7 +40,7 @@ class EveryTrigger(Message):
     missed: Missed = "one"
 
 
-class AtTrigger(Message):
+class AtTrigger(_Kind):
     """Once."""
 
     kind: Literal["at"] = "at"
@@ -54,7 +62,7 @@ class RateLimit(Message):
     per_s: float = Field(gt=0, le=24 * 3600.0)
 
 
-class SubjectTrigger(Message):
+class SubjectTrigger(_Kind):
     """Events on subjects that match: tokens, ``*`` for one, ``>`` last for one or more.
 
     ``filter`` and ``key`` are CEL expressions over the event's attributes and ``data``.
@@ -76,7 +84,7 @@ class SubjectTrigger(Message):
         return self.batch is not None or self.debounce_s is not None or self.rate_limit is not None
 
 
-class HttpTrigger(Message):
+class HttpTrigger(_Kind):
     """``METHOD /u/<tenant><path>``; ``{name}`` in the path is one segment, ``{name:path}``, last, any number."""
 
     kind: Literal["http"] = "http"
