@@ -20,6 +20,7 @@ from fleet._classes import Classes
 from fleet._function import Function
 from fleet._params import need_arrays
 from fleet._portable.arguments import ArgumentPickler
+from fleet._schema import schema_of
 from fleet._triggers import messages_of, takes_event
 from fleet._upload import Read, patience_s, upload
 from fleet.protocol.errors import DeployError
@@ -174,6 +175,7 @@ def describe_traced(function: Function[Any, Any], app: str, traced: Traced) -> M
 def _manifest(function: Function[Any, Any], app: str, program: Program, wheels: dict[str, str]) -> Manifest:
     options = function.options
     retries = options.retries
+    json_schema, json_why_not = schema_of(function)
     return Manifest(
         app=app,
         function=function.name,
@@ -194,6 +196,8 @@ def _manifest(function: Function[Any, Any], app: str, program: Program, wheels: 
         doc=(inspect.getdoc(function._raw) or "").strip()[:TEXT_CHARS_MAX],
         triggers=messages_of(function),
         takes_event=takes_event(function),
+        json_schema=json_schema,
+        json_why_not=json_why_not,
         wheels=wheels,
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         sdk=fleet.__version__,

@@ -181,8 +181,17 @@ def test_deploy_list_call_history_rollback_delete(fleet_of_two: LocalFleet, tmp_
     assert first["app"] == "shop"
     assert first["version"]["number"] == 1
     assert as_json("deploy", str(path))["unchanged"]
-    path.write_text(path.read_text().replace("return n", "return n * 2"))
-    assert "price" in ok("deploy", str(path))
+    path.write_text(
+        path.read_text().replace("return n", "return n * 2").replace("function", "function(on=[fleet.at(END)])")
+    )
+    path.write_text(f"import datetime\nEND = datetime.datetime(2999, 1, 1, tzinfo=datetime.UTC)\n{path.read_text()}")
+    told = ok("deploy", str(path)).splitlines()
+    assert told[0].split() == ["FUNCTION", "VERSION", "TRIGGERS", "PACKAGES"]
+    assert "shop.price" in told[1] and "at 2999-01-01T00:00:00Z" in told[1]
+    assert "at 2999-01-01T00:00:00Z" in ok("list", "shop")
+    assert as_json("deploy", str(path))["triggers"]["price"] == [
+        {"kind": "at", "at_unix_s": 32472144000.0, "missed": "one"}
+    ]
     assert ok("call", "shop.price", "21") == "42\n"
     assert [row["manifest"]["function"] for row in as_json("list", "shop")] == ["price"]
     assert "shop.price" in ok("list")

@@ -10,7 +10,7 @@ import pytest
 import fleet
 from fleet import _triggers
 from fleet._register import describe
-from fleet.protocol import messages
+from fleet.protocol import frames, messages
 from fleet.protocol.errors import DeployError, InvalidOption
 from fleet.protocol.options import Options
 
@@ -45,6 +45,8 @@ def test_each_trigger_stands_in_the_manifest(given: Any, expected: messages.Trig
     assert manifest.triggers == [expected]
     again = messages.Manifest.model_validate_json(manifest.model_dump_json())
     assert again.triggers == [expected]
+    header, _ = frames.unpack(frames.pack(manifest, []), messages.Manifest)
+    assert header.triggers == [expected], "frames leave out what is at its default"
 
 
 def _handle(event: fleet.Event) -> Any:

@@ -1,0 +1,1 @@
+"""A nightly job over recorded charging sessions."""

@@ -1,0 +1,1 @@
+"""A webhook: pictures posted over HTTP come back as thumbnails."""
