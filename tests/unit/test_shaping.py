@@ -91,7 +91,7 @@ class Shell:
         self.true_s += max(0.0, by_s)
         self.now_unix_s += by_s
 
-    def finish(self) -> None:
+    def finish(self, *, restarts: bool = False) -> None:
         """Let time pass until nothing is held any more."""
         for _ in range(20_000):
             self.step()
@@ -101,6 +101,8 @@ class Shell:
                 continue
             due = self.shaper.next_unix_s
             assert due is not None, "something is held, and nothing will let it go"
+            if restarts:
+                self.restart()
             self.pass_time(max(0.0, due - self.now_unix_s) + 1e-3)
         pytest.fail("it never ended")
 
@@ -184,11 +186,12 @@ def test_while_events_are_unread_the_clock_is_theirs() -> None:
     assert shaper.release(UNIX_S + 100) == [Release([2], "k")]
 
 
-def test_a_rate_limit_allows_a_burst_once_and_is_even_then() -> None:
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_rate_limit_allows_a_burst_once_and_is_even_then(restarts: bool) -> None:
     shell = Shell(trigger_of(rate=(10, 60.0)))
     for _ in range(25):
         shell.publish("", UNIX_S)
-    shell.finish()
+    shell.finish(restarts=restarts)
     at_s = [round(true_s, 1) for true_s, _, _ in shell.started]
     assert at_s[:10] == [0.0] * 10
     assert at_s[10:] == [60.0 + 6 * number for number in range(15)]
@@ -266,6 +269,34 @@ def test_what_events_no_longer_has_is_not_waited_for() -> None:
     shaper.forget(3)
     shaper.add(7, "k", UNIX_S - 10, 10)
     assert shaper.release(UNIX_S) == [Release([7], "k")]
+
+
+def test_what_had_been_quiet_for_long_enough_stays_so_whatever_clocks_say() -> None:
+    """Held by the rate limit, it is read again after a restart beside one whose time lies before its own end."""
+    shell = Shell(trigger_of(debounce_s=5.0, rate=(1, 60.0)))
+    shell.publish("x", UNIX_S)
+    shell.pass_time(5.0)
+    shell.step()
+    for at_s in (0, 6, 4):
+        shell.publish("k", UNIX_S + at_s)
+        shell.pass_time(2.0)
+        shell.step()
+    assert shell.superseded == 1
+    shell.restart()
+    shell.finish()
+    assert [one.seqs for one in shell.releases] == [[1], [2], [4]]
+
+
+def test_an_event_from_the_future_waits_no_longer_than_others_restart_or_not() -> None:
+    shell = Shell(trigger_of(batch=(10, 10.0)))
+    shell.publish("", UNIX_S + 4000)
+    shell.step()
+    shell.pass_time(6.0)
+    shell.restart()
+    shell.step()
+    shell.pass_time(4.0)
+    shell.step()
+    assert [one.seqs for one in shell.releases] == [[1]]
 
 
 # --- whatever happens ------------------------------------------------------------------------------------------------
