@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import closures, departure, first_call, idle, imports, map_items, payload, spawn_calls, values, warm
+from benchmarks import closures, departure, event_path, first_call, idle, imports, map_items, payload, spawn_calls, values, warm
 from benchmarks.harness import SYNCS, Figure, Settings, Sync, calibrate
 
 OUT_DEFAULT = Path("out/bench.json")
@@ -58,6 +58,7 @@ PARTS = {
     "closures": Part(closures.measure, ("default",)),
     "imports": Part(imports.measure, ("default",)),
     "values": Part(values.measure, ("default",)),
+    "events": Part(event_path.measure),
     # The broker's disk has no part in these two.
     "departure": Part(departure.measure, ("default",)),
     "idle": Part(idle.measure, ("default",)),
