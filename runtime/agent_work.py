@@ -195,6 +195,7 @@ class Work:
         if found is None:
             return
         slot, job = found
+        self._make_room(job, event.results)
         try:
             job.add_items(event.first, event.results)
         except ProtocolError as error:
@@ -207,6 +208,11 @@ class Work:
         elif self.now_s >= job.partial_s + PARTIAL_S or job.buffer_bytes >= PARTIAL_BYTES:
             self.report(job)
             self.flush()
+
+    def _make_room(self, job: Job, results: Bytes) -> None:
+        """Report what is there rather than let it grow into a blob: events in it must be read on their way."""
+        if job.buffer and job.buffer_bytes + len(results) > INLINE_RESULT_BYTES_MAX and self.jobs.get(job.key) is job:
+            self.report(job)
 
     def on_slot_kept(self, event: t.SlotKept) -> None:
         found = self._head(event.slot, event.run)
@@ -225,6 +231,7 @@ class Work:
             return
         slot, job = found
         if job.items is not None:
+            self._make_room(job, event.result)
             try:
                 job.add_items(event.first, event.result)
                 if job.finished != job.items:

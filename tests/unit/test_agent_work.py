@@ -155,6 +155,31 @@ def test_items_over_a_mebibyte_do_not_wait() -> None:
     ]
 
 
+def test_small_items_do_not_end_up_in_the_blob_of_a_large_one() -> None:
+    """The control plane reads no blobs, and events may stand in a small one."""
+    car = Car().up()
+    chunk = job(1, items=[(0, 9)])
+    car.grant(chunk)
+    slot, run = chunk.slot, chunk.run
+    assert slot is not None
+    large = bytes(INLINE_RESULT_BYTES_MAX + 1)
+    did = car.tell(t.SlotItems(slot, run, 0, pack_items([b"0", b"1"])))
+    did += car.tell(t.SlotItems(slot, run, 2, pack_items([large])))
+    did += car.tell(t.SlotItems(slot, run, 3, pack_items([b"3"])))
+    did += car.tell(t.SlotDone(slot, run, pack_items([large] + [b"x"] * 5), 4))
+    puts = of(did, t.PutBlob)
+    assert [len(put.data) > len(large) for put in puts] == [True, True]
+    for number, put in enumerate(puts):
+        did += car.tell(t.BlobStored(put.entry, "ab"[number] * 64, len(put.data)))
+        did += car.commit()
+    did += car.commit()
+    reports = [(o, part) for r in of(did, t.SendReport) for o, part in zip(r.outcomes, r.parts, strict=True)]
+    assert [(o.status, o.done, o.blob is not None) for o, _ in reports] == [
+        (RunStatus.PARTIAL, [(0, 1)], False), (RunStatus.PARTIAL, [(2, 2)], True), (RunStatus.PARTIAL, [(3, 3)], False),
+        (RunStatus.OK, [(4, 9)], True),
+    ]  # fmt: skip
+
+
 def test_refused_items_end_the_lease() -> None:
     car = Car().up()
     chunk = job(1, items=[(0, 9)])
