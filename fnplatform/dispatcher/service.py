@@ -62,7 +62,6 @@ from fnplatform.dispatcher.term import Term
 from fnplatform.history import History
 from fnplatform.jetstream import JetStream, JetStreamError, WrongSequence
 from fnplatform.registry import code_of
-from fnplatform.triggers.relay import JetStreamOutbox, Relay
 
 log = logging.getLogger("fleet.dispatcher")
 
@@ -165,12 +164,10 @@ class Dispatcher:
         self._history.write("lead", epoch=epoch)
         self._written.clear()
         async with anyio.create_task_group() as group:
-            relay = Relay(JetStreamOutbox(self._js))
             term = Term(
                 epoch, key, reply_bus=self._reply_bus, responder=self._responder, js=self._js,
                 payloads=self._payloads, lookup=self._manifests.lookup, partition=self._partition, group=group,
                 holds=self._leadership.holds, history=self._history, outcomes=self._outcomes,
-                emitted=relay.stored,
             )  # fmt: skip
             consumption = None
             answering = None
@@ -183,7 +180,6 @@ class Dispatcher:
                 await term.listen()
                 group.start_soon(self._tick, term)
                 group.start_soon(self._write_cars, term)
-                await group.start(relay.run)
                 for companion in self._companions:
                     group.start_soon(companion.lead, term)
                 await consumption.run()

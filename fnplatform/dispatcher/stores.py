@@ -59,6 +59,9 @@ class Host(Protocol):
     def tell(self, event: Event) -> None: ...
     def spawn(self, work: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None: ...
     def replaced(self, seq: int) -> None: ...
+
+    emitted: Callable[[int, bytes], None] | None
+
     @property
     def over(self) -> bool: ...
 
@@ -90,9 +93,7 @@ class Store:
         host: Host,
         partition: str,
         unix_s: Callable[[], float],
-        emitted: Callable[[int, bytes], None],
     ) -> None:
-        """``emitted`` hears of every OutboxEntry that was stored: its sequence and the message."""
         self._js = js
         self._outcomes = outcomes
         self._responder = responder
@@ -100,7 +101,6 @@ class Store:
         self._host = host
         self._partition = partition
         self._unix_s = unix_s
-        self._emitted = emitted
         self._steps = Steps(js)
 
     def _later(self, work: Callable[..., None], *args: object) -> None:
@@ -147,8 +147,8 @@ class Store:
 
         def on_both_stored(stored: int | FleetError) -> None:
             on_stored(stored)
-            if isinstance(stored, int) and not self._host.over:
-                self._emitted(stored + 1, entry[1])
+            if isinstance(stored, int) and not self._host.over and self._host.emitted is not None:
+                self._host.emitted(stored + 1, entry[1])
 
         self._steps.publish_then([Put(subject, data, 0, ttl_s), Put(*entry)], on_both_stored)
         return True

@@ -44,9 +44,7 @@ class Term:
     def __init__(
         self, epoch: int, key: bytes, *, reply_bus: Bus, responder: Responder, js: JetStream, payloads: Payloads,
         lookup: Lookup, partition: str, group: TaskGroup, holds: Callable[[float], bool], history: History, outcomes: Publisher,
-        emitted: Callable[[int, bytes], None] = lambda _seq, _data: None,
     ) -> None:  # fmt: skip
-        """``emitted`` hears of events that outcomes hold (see ``Store``)."""
         self.epoch = epoch
         self.core = DispatcherCore(epoch, key, time.monotonic(), time.time(), notes=history.on)
         self.over = False
@@ -57,7 +55,9 @@ class Term:
         self._group = group
         self._holds = holds
         self._history = history
-        store = Store(js, outcomes, responder, payloads, self, partition, time.time, emitted)
+        self.emitted: Callable[[int, bytes], None] | None = None
+        """Hears of every OutboxEntry that was stored with an outcome: its sequence and the message."""
+        store = Store(js, outcomes, responder, payloads, self, partition, time.time)
         self._manifests: dict[tuple[str, str, str, str], Manifest] = {}
         self._delivered: dict[int, Delivered] = {}
         self._settled: set[int] = set()

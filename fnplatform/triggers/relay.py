@@ -95,6 +95,28 @@ def too_far(entry: OutboxEntry, head: EventHead) -> str:
     )
 
 
+class Term(Protocol):
+    """The term of leadership that a relay runs beside."""
+
+    emitted: Callable[[int, bytes], None] | None
+
+
+class RelayService:
+    """Relays while its process leads: a companion of the dispatcher."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    async def lead(self, term: Term) -> None:
+        """Publish what is left and what comes, until cancelled."""
+        relay = Relay(self._outbox)
+        term.emitted = relay.stored
+        await relay.run()
+
+    async def reload(self, _tenant: str, _app: str) -> None:
+        """Nothing: what was emitted is published, whatever became of the app."""
+
+
 class Relay:
     """See the module. One for each term of leadership; ``run`` lasts as long."""
 

@@ -55,6 +55,7 @@ from fnplatform.group_commit import GroupCommit
 from fnplatform.jetstream import JetStream
 from fnplatform.provision import provision
 from fnplatform.registry import Registry
+from fnplatform.triggers.relay import JetStreamOutbox, RelayService
 from fnplatform.triggers.service import TriggerService
 
 TEST_S = 60.0
@@ -203,7 +204,10 @@ class Plane:
     def new_dispatcher(self, name: str) -> Dispatcher:
         return Dispatcher(
             bus=self.js.bus, reply_bus=self.reply, js=self.js, responder=self.responder, manifests=self.registry,
-            blobs=self.blobs, name=name, companions=[TriggerService(self.js, self.registry, self.blobs, PARTITION, 1000)],
+            blobs=self.blobs, name=name,
+            companions=[
+                TriggerService(self.js, self.registry, self.blobs, PARTITION, 1000), RelayService(JetStreamOutbox(self.js))
+            ],
         )  # fmt: skip
 
     def _on_push(self, request: Request) -> None:
