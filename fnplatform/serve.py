@@ -42,6 +42,7 @@ from fnplatform.jetstream import JetStream
 from fnplatform.provision import provision
 from fnplatform.registry import Registry
 from fnplatform.settings import ServeSettings
+from fnplatform.triggers.clock_service import ClockService
 from fnplatform.triggers.service import TriggerService
 
 log = logging.getLogger("fleet.serve")
@@ -149,9 +150,13 @@ async def _run(
     responder = Responder(reply)
     blobs = BlobStore(js)
     registry = Registry(js, blobs)
+    triggers = TriggerService(
+        js, registry, blobs, PARTITION, int(settings.queue_calls_max * TENANT_QUEUE_SHARE),
+        clocks=ClockService(js, PARTITION),
+    )  # fmt: skip
     dispatcher = Dispatcher(
         bus=js.bus, reply_bus=reply, js=js, responder=responder, manifests=registry, blobs=blobs, name=settings.name,
-        companions=[TriggerService(js, registry, blobs, PARTITION, int(settings.queue_calls_max * TENANT_QUEUE_SHARE))],
+        companions=[triggers],
     )  # fmt: skip
     disk = DiskRoom(settings.data_dir)
     facts = PlatformFacts(version=_own_version(), durability=place.durability, started_s=time.monotonic())
