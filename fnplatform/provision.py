@@ -47,7 +47,7 @@ def streams(queue_calls_max: int = limits.QUEUE_CALLS_MAX) -> list[dict[str, Any
             allow_atomic=True,
         )
         # With it, in one step: how far events and clocks became invocations.
-        | {"subjects": [subjects.INVOCATION.wildcard(), subjects.CURSOR.wildcard()]},
+        | {"subjects": [subjects.INVOCATION.wildcard(), subjects.CURSOR.wildcard(), subjects.CLOCKS.wildcard()]},
         # First writer wins by expected sequence 0; what is kept goes by the time to live of each record.
         _stream(
             subjects.STREAM_OUTCOMES,

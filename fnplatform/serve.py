@@ -42,6 +42,7 @@ from fnplatform.jetstream import JetStream
 from fnplatform.provision import provision
 from fnplatform.registry import Registry
 from fnplatform.settings import ServeSettings
+from fnplatform.triggers.clock_service import ClockService
 from fnplatform.triggers.relay import JetStreamOutbox, RelayService
 from fnplatform.triggers.service import TriggerService
 
@@ -150,12 +151,13 @@ async def _run(
     responder = Responder(reply)
     blobs = BlobStore(js)
     registry = Registry(js, blobs)
+    triggers = TriggerService(
+        js, registry, blobs, PARTITION, int(settings.queue_calls_max * TENANT_QUEUE_SHARE),
+        clocks=ClockService(js, PARTITION),
+    )  # fmt: skip
     dispatcher = Dispatcher(
         bus=js.bus, reply_bus=reply, js=js, responder=responder, manifests=registry, blobs=blobs, name=settings.name,
-        companions=[
-            TriggerService(js, registry, blobs, PARTITION, int(settings.queue_calls_max * TENANT_QUEUE_SHARE)),
-            RelayService(JetStreamOutbox(js)),
-        ],
+        companions=[triggers, RelayService(JetStreamOutbox(js))],
     )  # fmt: skip
     disk = DiskRoom(settings.data_dir)
     facts = PlatformFacts(version=_own_version(), durability=place.durability, started_s=time.monotonic())

@@ -1,4 +1,4 @@
-"""The trigger service: while this process leads the partition, events become calls.
+"""The trigger service: while this process leads the partition, events become calls, and so do the ticks of clocks.
 
 It runs beside the dispatcher's term and ends with it. Each life of a ``Router`` begins with a claim of the cursor and ends with
 the first failure: an answer that got lost, a full queue, another leader. Nothing is kept of it; the next one begins at the
@@ -21,6 +21,7 @@ import anyio
 from fleet.protocol.errors import FleetError, NotDeployed
 from fnplatform.jetstream import JetStream
 from fnplatform.registry import live_version
+from fnplatform.triggers.clock_service import ClockService
 from fnplatform.triggers.commit import Committer, CursorMoved, JetStreams, Streams
 from fnplatform.triggers.life import Again, Blobs, EventSource, Life, Term, Tools
 from fnplatform.triggers.reader import OnEvent, Reader
@@ -34,7 +35,10 @@ PAUSE_S = 0.2
 
 
 class TriggerService:
-    """Routes events while its process leads. ``calls_max``: so many calls of one tenant may be in the queue."""
+    """Routes events while its process leads, and runs the ``clocks`` of the same triggers.
+
+    ``calls_max``: so many calls of one tenant may be in the queue.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class TriggerService:
         partition: str,
         calls_max: int,
         *,
+        clocks: ClockService | None = None,
         streams: Streams | None = None,
         source: Callable[[OnEvent, Callable[[], bool]], EventSource] | None = None,
         now_s: Callable[[], float] = time.monotonic,
@@ -55,6 +60,7 @@ class TriggerService:
         self._blobs = blobs
         self._partition = partition
         self._calls_max = calls_max
+        self._clocks = clocks
         self._streams = streams or JetStreams(js, partition)
         self._source = source or (lambda on_event, room: Reader(js, on_event, room))
         self._now_s = now_s
@@ -70,7 +76,23 @@ class TriggerService:
         return self._life
 
     async def lead(self, term: Term) -> None:
-        """Route events until cancelled."""
+        """Route events, and run clocks, until cancelled."""
+        async with anyio.create_task_group() as group:
+            if self._clocks is not None:
+                group.start_soon(self._run_clocks, self._clocks, term)
+            await self._route_events(term)
+
+    async def _run_clocks(self, clocks: ClockService, term: Term) -> None:
+        while True:
+            try:
+                await self._load()
+                break
+            except FleetError as error:
+                log.warning("clocks can't be run right now: %s", error.message)
+                await self._sleep(PAUSE_S)
+        await clocks.lead(term, self._table, lambda tenant: term.queued(tenant) < self._calls_max)
+
+    async def _route_events(self, term: Term) -> None:
         committer = Committer(self._streams, self._partition, term.epoch)
         blocked: set[str] = set()
         while not term.over:
@@ -91,20 +113,22 @@ class TriggerService:
     async def reload(self, tenant: str, app: str) -> None:
         """The app was changed: its triggers are those of its record from now on, when this returns."""
         async with self._loading:
-            self._replace(tenant, app, await self._bounds(tenant, app))
+            await self._replace(tenant, app, await self._bounds(tenant, app))
 
-    def _replace(self, tenant: str, app: str, bounds: list[Bound]) -> None:
+    async def _replace(self, tenant: str, app: str, bounds: list[Bound]) -> None:
         if bounds == self._table.of_app(tenant, app):
             return
         self._table.replace(tenant, app, bounds)
         if self._life is not None:
             self._life.replace(tenant, app, bounds)
+        if self._clocks is not None:
+            await self._clocks.changed()
 
     async def _load(self) -> None:
         """All triggers, as deployed now."""
         async with self._loading:
             for tenant, app in {*await self._manifests.apps(), *self._table.apps()}:
-                self._replace(tenant, app, await self._bounds(tenant, app))
+                await self._replace(tenant, app, await self._bounds(tenant, app))
 
     async def _bounds(self, tenant: str, app: str) -> list[Bound]:
         while True:

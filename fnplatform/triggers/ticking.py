@@ -6,6 +6,8 @@ undone is computed anew from what is stored. Ticks are given to the version that
 version that isn't any more are dropped. A clock that is new starts at its deploy, one that is gone leaves nothing, and one
 that a deploy left as it was goes on. Two clocks of a function that tick at the same moment start it once.
 
+While a tenant has too many calls in the queue its ticks wait, and are missed.
+
 Errors: what the ledger raises but for FleetUnavailable and StreamFull, after which it tries again.
 """
 
@@ -34,6 +36,8 @@ EVENT_TYPE = "fleet.tick"
 SLICE = 200
 """Ticks stored in one batch; the server allows 1,000 messages."""
 RETRY_S = 0.2
+HELD_S = 1.0
+"""Ticks of a tenant that may have none stored are looked at again after this time."""
 BEHIND_S = 60.0
 """A machine's clock that is farther behind the last tick than this is worth a warning."""
 
@@ -137,7 +141,10 @@ def _next(bound: Bound, after_unix_s: float) -> float | None:
 
 
 class Ticking:
-    """The clocks of one partition, run by its leader. ``deployed``: when an app was deployed last (tenant, app)."""
+    """The clocks of one partition, run by its leader.
+
+    ``deployed``: when an app (tenant, name) was deployed last. ``may``: whether calls of a tenant may be stored right now.
+    """
 
     def __init__(
         self,
@@ -145,12 +152,14 @@ class Ticking:
         ledger: Ledger,
         alarm: Rings,
         deployed: Callable[[str, str], Awaitable[float]],
+        may: Callable[[str], bool] = lambda tenant: True,
         unix_s: Callable[[], float] = time.time,
     ) -> None:
         self._table = table
         self._ledger = ledger
         self._alarm = alarm
         self._deployed = deployed
+        self._may = may
         self._unix_s = unix_s
         self._lock = anyio.Lock()
         self._stale = True
@@ -162,13 +171,16 @@ class Ticking:
         """Run what is due, again and again, until cancelled."""
         while True:
             try:
-                await self.settle()
+                held = await self.settle()
             except (FleetUnavailable, StreamFull) as error:
                 log.warning("ticks wait: %s", error.message)
                 self._stale = True  # what was stored, and what wasn't, is asked again
                 await anyio.sleep(RETRY_S)
                 continue
-            self._alarm.arm(min(self._next.values(), default=None))
+            following = [at for name, at in self._next.items() if self._live[name].tenant not in held]
+            if held:
+                following.append(self._unix_s() + HELD_S)
+            self._alarm.arm(min(following, default=None))
             await self._alarm.wait()
 
     async def changed(self) -> None:
@@ -178,26 +190,43 @@ class Ticking:
         async with self._lock:
             pass
 
-    async def settle(self) -> None:
-        """Store the calls of all ticks that are due. FleetUnavailable, StreamFull: some may not be stored."""
+    async def settle(self) -> set[str]:
+        """Store the calls of all ticks that are due, but for tenants that may have none: these are returned.
+
+        FleetUnavailable, StreamFull: some may not be stored.
+        """
         async with self._lock:
             while self._stale:
                 self._stale = False
                 await self._load()
             now_unix_s = self._unix_s()
             ready = [bound for bound in self._live.values() if self._next.get(bound.id, now_unix_s + 1) <= now_unix_s]
+            held = self._held({bound.tenant for bound in ready})
+            ready = [bound for bound in ready if bound.tenant not in held]
             steps = plan(ready, self._states, now_unix_s)
-            for slice_ in (steps[first : first + SLICE] for first in range(0, len(steps), SLICE)):
-                after = dict(self._states)
-                for step in slice_:
-                    after.update(dict.fromkeys(step.clocks, ClockState(last_unix_s=step.scheduled_unix_s)))
-                await self._ledger.store_ticks([tick_call(step, now_unix_s) for step in slice_], after)
-                self._states = after
+            for first in range(0, len(steps), SLICE):
+                slice_ = steps[first : first + SLICE]
+                held |= self._held({step.bound.tenant for step in slice_})
+                await self._store([step for step in slice_ if step.bound.tenant not in held], now_unix_s)
                 if self._stale:
                     self._alarm.ring()
-                    return
+                    return held
             for bound in ready:
-                self._plan_next(bound, max(now_unix_s, self._states[bound.id].last_unix_s))
+                if bound.tenant not in held:
+                    self._plan_next(bound, max(now_unix_s, self._states[bound.id].last_unix_s))
+            return held
+
+    def _held(self, tenants: set[str]) -> set[str]:
+        return {tenant for tenant in tenants if not self._may(tenant)}
+
+    async def _store(self, steps: Sequence[Step], now_unix_s: float) -> None:
+        if not steps:
+            return
+        after = dict(self._states)
+        for step in steps:
+            after.update(dict.fromkeys(step.clocks, ClockState(last_unix_s=step.scheduled_unix_s)))
+        await self._ledger.store_ticks([tick_call(step, now_unix_s) for step in steps], after)
+        self._states = after
 
     async def _load(self) -> None:
         """Bring the clocks in line with the table."""

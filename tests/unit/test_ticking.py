@@ -46,6 +46,7 @@ class World:
         self.batches: list[int] = []
         self.armed: float | None = None
         self.fail: list[str] = []
+        self.full = False
         self.deployed_unix_s = START
         self.on_store = lambda: None
         self.on_arm = anyio.Event()
@@ -102,7 +103,7 @@ class Ledger:
 
 
 def ticking_of(world: World) -> Ticking:
-    return Ticking(world, Ledger(world), world, world.deployed, lambda: world.now)
+    return Ticking(world, Ledger(world), world, world.deployed, lambda tenant: not world.full, lambda: world.now)
 
 
 async def settle(one: Ticking) -> bool:
@@ -253,6 +254,29 @@ def test_run_tries_again_and_arms_the_alarm_for_the_next_tick(monkeypatch: pytes
             group.cancel_scope.cancel()
         assert world.armed == min(10 * (START // 10 + 1), 7 * (START // 7 + 1))
         assert world.fail == [] and len(world.stored) == 2
+
+    anyio.run(main)
+
+
+def test_ticks_wait_while_their_tenant_has_too_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ticking, "SLICE", 4)
+
+    async def main() -> None:
+        world = World(bounds(EVERY))
+        one = ticking_of(world)
+        await one.settle()
+        world.now += 10
+        world.full = True
+        assert await one.settle() == {"default"} and world.calls == []
+        world.full = False
+
+        def fill() -> None:
+            world.full = True
+
+        world.on_store = fill
+        assert await one.settle() == {"default"} and world.times() == [1, 2, 3, 4]
+        world.full, world.on_store = False, lambda: None
+        assert await one.settle() == set() and world.times() == list(range(1, 11))
 
     anyio.run(main)
 

@@ -152,7 +152,9 @@ LOG = Template("log.{tenant}.{app}.{function}.{call}")
 STORED_EVENT = Template("evt.{tenant}.{event}")
 """``event`` is ``ids.event_key`` of its source and id: a copy of it finds the subject taken."""
 CURSOR = Template("cur.{partition}")
-"""In INVOCATIONS: up to where events and clocks became invocations, stored in one step with these."""
+"""In INVOCATIONS: up to where events became invocations, stored in one step with these."""
+CLOCKS = Template("clk.{partition}")
+"""In INVOCATIONS: up to where clocks became invocations, stored in one step with these."""
 EMITTED = Template("emt.{tenant}.{app}.{function}.{call}.{part}")
 """In OUTCOMES: an outcome that holds events to be emitted."""
 SCHEDULE = Template("sch.set.{partition}")
