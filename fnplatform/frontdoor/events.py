@@ -53,7 +53,7 @@ class EventDoor:
         self._responder = responder
         self._spawn = spawn
         self._burying = 0
-        self._looked_s = -LOOK_EVERY_S
+        self._looked_s = self._said_s = -LOOK_EVERY_S
         self._room = True
         self.dropped = 0
         """Bare publishes that left no trace."""
@@ -105,7 +105,8 @@ class EventDoor:
     def _drop(self, why: str) -> None:
         self.dropped += 1
         now_s = time.monotonic()
-        if now_s - self._looked_s >= LOOK_EVERY_S:
+        if now_s - self._said_s >= LOOK_EVERY_S:
+            self._said_s = now_s
             log.warning("events that nobody asked an answer for are dropped (%d so far): %s", self.dropped, why)
 
     def _undecodable(self, tenant: str, subject: str, request: Request, error: EventRefused) -> None:
