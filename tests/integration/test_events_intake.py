@@ -19,6 +19,7 @@ from fleet.protocol.errors import FleetError, FleetUnavailable, QueueFull
 from fleet.protocol.ids import event_key
 from fleet.protocol.messages import DeadLetter, EventHead, PublishReply, PublishRequest, StoredEvent
 from fleet.protocol.subjects import STREAM_DEAD, STREAM_EVENTS, ApiVerb, is_event_reply
+from fnplatform import dead_letters
 from fnplatform.events import intake
 from fnplatform.frontdoor import events
 from fnplatform.jetstream import StreamFull
@@ -96,7 +97,7 @@ def test_any_nats_client_publishes(tmp_path: Path) -> None:
 
 
 def test_what_can_not_be_decoded_is_said_or_buried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "UNDECODABLE_BYTES_MAX", 100)
+    monkeypatch.setattr(dead_letters, "RAW_BYTES_MAX", 100)
 
     async def test(rig: Rig) -> None:
         client = await stranger(rig)
@@ -114,7 +115,7 @@ def test_what_can_not_be_decoded_is_said_or_buried(tmp_path: Path, monkeypatch: 
         letter, data = max(found, key=lambda one: len(one[1]))
         assert letter.event is not None and letter.event.subject == "sensors.7" and letter.state.app == "_events"
         assert letter.state.function == "undecodable" and data == b"x" * 100 and "100 of 300 bytes" in letter.reason
-        assert "source" in letter.reason
+        assert "source" in letter.reason and letter.event.extensions["ce-type"] == "t"
         assert await stored(rig) == []
         await client.close()
 
