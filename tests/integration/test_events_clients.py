@@ -5,7 +5,6 @@ The JavaScript packages are those of ``tests/js/package.json``; ``make js`` fetc
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from typer.testing import CliRunner
 
@@ -38,8 +38,18 @@ def orders(shared_fleet: LocalFleet) -> LocalFleet:
     return shared_fleet
 
 
-def taken(source: str, event: str) -> dict[str, Any]:
+def known(source: str, event: str) -> bool:
+    """Whether the event became a call."""
+    try:
+        fleet.Call.from_id(event_call_id("default", "orders", "take", source, event)).status()
+    except fleet.ResultExpired:
+        return False
+    return True
+
+
+def taken(orders: LocalFleet, source: str, event: str) -> dict[str, Any]:
     """What the function said of the event that started it."""
+    orders.wait_for(lambda: known(source, event), f"event {event} of {source} to become a call")
     call: fleet.Call[dict[str, Any]] = fleet.Call.from_id(event_call_id("default", "orders", "take", source, event))
     return call.result(timeout=LIMIT_S)
 
@@ -76,11 +86,11 @@ def gateway(orders: LocalFleet) -> Iterator[str]:
         process.stderr.close()
 
 
-def test_the_javascript_sdk_of_cloudevents_starts_a_function(gateway: str) -> None:
+def test_the_javascript_sdk_of_cloudevents_starts_a_function(orders: LocalFleet, gateway: str) -> None:
     answers = [json.loads(line) for line in node("post_cloudevent.mjs", gateway)]
     for mode, answer in zip(("binary", "structured"), answers, strict=True):
         assert answer == {"ids": [f"http-{mode}"], "duplicates": []}
-        got = taken("/js/cloudevents", f"http-{mode}")
+        got = taken(orders, "/js/cloudevents", f"http-{mode}")
         assert got == {
             "id": f"http-{mode}", "source": "/js/cloudevents", "type": "shop.order", "subject": "shop.orders",
             "time": "2026-11-23T08:30:00+00:00", "kind": "application/json", "extensions": {"traceid": "42"}, "data": ORDER,
@@ -97,32 +107,30 @@ def test_the_javascript_nats_client_starts_the_same_function(orders: LocalFleet)
         ("/nats/default", "nats-plain", "fleet.event"),
         ("/nats/default", "nats-bare", "fleet.event"),
     ):
-        orders.wait_for(lambda source=source, event=event: known(source, event), f"{event} to be taken")
-        got = taken(source, event)
+        got = taken(orders, source, event)
         assert (got["id"], got["type"], got["subject"], got["data"]) == (event, kind, "shop.orders", ORDER)
-
-
-def known(source: str, event: str) -> bool:
-    """Whether the event became a call: nobody says so of a bare publish."""
-    try:
-        fleet.Call.from_id(event_call_id("default", "orders", "take", source, event)).status()
-    except fleet.ResultExpired:
-        return False
-    return True
 
 
 def test_fleet_publish_starts_it_once(orders: LocalFleet) -> None:
     event = fleet.publish("shop.orders", ORDER)
-    assert taken("/client/default", event)["data"] == ORDER
+    assert taken(orders, "/client/default", event)["data"] == ORDER
     assert fleet.publish("shop.orders", "text", id="one", source="/me", type="t", time="2026-01-01T00:00:00Z") == "one"
     assert fleet.publish("shop.orders", "other", id="one", source="/me") == "one"
-    got = taken("/me", "one")
+    got = taken(orders, "/me", "one")
     assert (got["data"], got["type"], got["time"]) == ("text", "t", "2026-01-01T00:00:00+00:00"), "the first of them"
 
-    async def many() -> list[str]:
-        return await asyncio.gather(*(fleet.publish.aio("shop.nowhere", number) for number in range(200)))
+    ids: set[str] = set()
 
-    assert len(set(asyncio.run(many()))) == 200
+    async def one(number: int) -> None:
+        ids.add(await fleet.publish.aio("shop.nowhere", number))
+
+    async def many() -> None:
+        async with anyio.create_task_group() as group:
+            for number in range(200):
+                group.start_soon(one, number)
+
+    anyio.run(many)
+    assert len(ids) == 200
 
 
 def test_the_command(orders: LocalFleet, tmp_path: Path) -> None:
@@ -138,7 +146,7 @@ def test_the_command(orders: LocalFleet, tmp_path: Path) -> None:
     ):
         done = run(cli, ["publish", "shop.orders", data, "--id", f"cli-{number}", "--source", "/cli"], input=stdin)
         assert done.exit_code == 0 and done.stdout == f"cli-{number}\n", done.output
-        told = taken("/cli", f"cli-{number}")
+        told = taken(orders, "/cli", f"cli-{number}")
         assert (told["data"], told["kind"]) == (got, kind)
     again = run(cli, ["publish", "shop.orders", "1", "--id", "cli-0", "--source", "/cli", "--json"])
     assert json.loads(again.stdout) == {"id": "cli-0", "duplicate": True}
