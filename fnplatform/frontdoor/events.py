@@ -20,11 +20,11 @@ from fleet._event import now_text
 from fleet.protocol.errors import FleetError, ProtocolError
 from fleet.protocol.events import EventRefused
 from fleet.protocol.ids import digest, is_token
-from fleet.protocol.limits import EVENT_SUBJECT_CHARS_MAX, KIB
+from fleet.protocol.limits import EVENT_SUBJECT_CHARS_MAX
 from fleet.protocol.messages import EventHead, PublishReply, PublishRequest
 from fleet.protocol.subjects import STREAM_DEAD, is_event_reply
 from fleet.transport import Request, Responder
-from fnplatform.dead_letters import bury_event
+from fnplatform.dead_letters import UNDECODABLE, bury_event
 from fnplatform.events.decode import completed, event_of_nats
 from fnplatform.events.intake import Accepted, Intake
 from fnplatform.frontdoor.errors import for_user
@@ -34,11 +34,10 @@ from fnplatform.provision import DEAD_BYTES_MAX
 
 log = logging.getLogger("fleet.frontdoor")
 
-UNDECODABLE = "undecodable"
-"""Kind of the dead letters of events that can't be decoded."""
-UNDECODABLE_BYTES_MAX = 64 * KIB
-"""So much of one is kept."""
 BURYING_MAX = 64
+SHOWN_MAX = 32
+SHOWN_CHARS_MAX = 200
+"""Headers of what can't be decoded, and their length, as its dead letter shows them."""
 DEAD_SHARE = 0.5
 """Anybody may publish nonsense: it takes at most this share of the dead letters' room."""
 LOOK_EVERY_S = 1.0
@@ -53,7 +52,7 @@ class EventDoor:
         self._responder = responder
         self._spawn = spawn
         self._burying = 0
-        self._looked_s = -LOOK_EVERY_S
+        self._looked_s = self._said_s = -LOOK_EVERY_S
         self._room = True
         self.dropped = 0
         """Bare publishes that left no trace."""
@@ -105,7 +104,8 @@ class EventDoor:
     def _drop(self, why: str) -> None:
         self.dropped += 1
         now_s = time.monotonic()
-        if now_s - self._looked_s >= LOOK_EVERY_S:
+        if now_s - self._said_s >= LOOK_EVERY_S:
+            self._said_s = now_s
             log.warning("events that nobody asked an answer for are dropped (%d so far): %s", self.dropped, why)
 
     def _undecodable(self, tenant: str, subject: str, request: Request, error: EventRefused) -> None:
@@ -116,21 +116,15 @@ class EventDoor:
         self._spawn(self._bury, tenant, subject, request.headers, bytes(request.data), error)
 
     async def _bury(self, tenant: str, subject: str, headers: bytes, data: bytes, error: EventRefused) -> None:
-        """Of the same bytes on the same subject there is one letter."""
-        shown = subject.encode("ascii", "backslashreplace").decode()[:EVENT_SUBJECT_CHARS_MAX]
+        """Of the same bytes on the same subject there is one letter. It shows the headers as attributes."""
         head = EventHead(
-            id=digest(b"\0".join((subject.encode(), headers, data)))[:32], source=f"/nats/{tenant}", subject=shown,
-            time=now_text(),
+            id=digest(b"\0".join((subject.encode(), headers, data)))[:32], source=f"/nats/{tenant}",
+            subject=_plain(subject, EVENT_SUBJECT_CHARS_MAX), time=now_text(), extensions=_shown(headers),
         )  # fmt: skip
-        cut = (
-            f" (the first {UNDECODABLE_BYTES_MAX} of {len(data)} bytes are kept)"
-            if len(data) > UNDECODABLE_BYTES_MAX
-            else ""
-        )
         try:
-            if await self._has_room():
-                await bury_event(self._js, tenant, UNDECODABLE, head, data[:UNDECODABLE_BYTES_MAX], error.message + cut)
-            else:
+            if not await self._has_room() or not await bury_event(
+                self._js, tenant, UNDECODABLE, head, data, error.message
+            ):
                 self._drop("dead letters of events have no room left")
         except FleetError as failure:
             self._drop(str(failure))
@@ -144,6 +138,17 @@ class EventDoor:
             info = await self._js.stream_info(STREAM_DEAD)
             self._room = info["state"]["bytes"] < DEAD_BYTES_MAX * DEAD_SHARE
         return self._room
+
+
+def _shown(headers: bytes) -> dict[str, str]:
+    """The fields of a header block that may be none, cut."""
+    lines = headers.decode("ascii", "backslashreplace").split("\r\n")[1 : SHOWN_MAX + 1]
+    pairs = (line.partition(":") for line in lines if line)
+    return {_plain(name, SHOWN_CHARS_MAX): _plain(value.strip(), SHOWN_CHARS_MAX) for name, _, value in pairs}
+
+
+def _plain(text: str, chars_max: int) -> str:
+    return text.encode("unicode_escape").decode()[:chars_max]
 
 
 def _answer(result: list[Accepted] | FleetError) -> bytes:

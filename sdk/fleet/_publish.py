@@ -56,7 +56,10 @@ def head_of(
     datacontenttype: str | None = None,
 ) -> tuple[EventHead, bytes]:
     """An event with all it needs, and its data as bytes; InvalidOption or PayloadTooLarge where it can't be published."""
-    body, kind = data_of(data, datacontenttype)
+    try:
+        body, kind = data_of(data, datacontenttype)
+    except UnicodeEncodeError:
+        raise InvalidOption("the event's data is no text of UTF-8", hint="give bytes for anything else") from None
     try:
         check_size(len(body))
         if time is None:

@@ -308,7 +308,8 @@ def dead_calls() -> list[str]:
 
 
 def test_dead_and_publish(fleet_of_two: LocalFleet, deployed: Path) -> None:
-    assert "later release" in fails("publish", "a.b", "1")
+    assert "a b" in fails("publish", "a b", "1")
+    assert as_json("publish", "a.b", "1", "--id", "x") == {"id": "x", "duplicate": False}
     call = ok("call", "jobs.fail", "for good", "--spawn").strip()
     fleet_of_two.wait_for(lambda: call in dead_calls(), "the dead letter")
     assert "for good" in ok("dead", "list")
