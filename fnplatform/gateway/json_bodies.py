@@ -14,7 +14,6 @@ from fleet.protocol.limits import HTTP_BODY_BYTES_MAX
 from fnplatform.gateway.bounds import BODY_S, JSON_SMALL_BYTES
 from fnplatform.gateway.problems import HttpProblem
 
-
 SWALLOWED_BYTES_MAX = 4 * HTTP_BODY_BYTES_MAX
 SWALLOW_S = 2.0
 
