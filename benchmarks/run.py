@@ -25,7 +25,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import closures, departure, event_path, first_call, idle, imports, map_items, payload, spawn_calls, values, warm
+from benchmarks import (
+    closures,
+    departure,
+    event_path,
+    first_call,
+    idle,
+    imports,
+    map_items,
+    payload,
+    spawn_calls,
+    values,
+    warm,
+)
 from benchmarks.harness import SYNCS, Figure, Settings, Sync, calibrate
 
 OUT_DEFAULT = Path("out/bench.json")

@@ -45,6 +45,11 @@ def kinds() -> dict[str, Any]:
     }  # fmt: skip
 
 
+@app.function
+def typed(when: datetime, data: bytes, tags: set[str], amount: Decimal, points: list[tuple[int, int]]) -> list[Any]:
+    return [type(one).__name__ for one in (when, data, tags, amount, points, points[0])] + [data, amount]
+
+
 @app.function(timeout=30)
 def sleep(seconds: float) -> str:
     print("began", flush=True)

@@ -67,6 +67,27 @@ def test_values_have_a_form_in_json(web: httpx.Client) -> None:
     }  # fmt: skip
 
 
+def test_arguments_are_held_against_the_signature(web: httpx.Client) -> None:
+    given = {"when": "2026-01-02T03:04:05Z", "data": "AP8=", "tags": ["a", "b"], "amount": "1.50", "points": [[1, 2]]}
+    found = web.post(f"{WEB}/typed:call", json=given).json()
+    assert found == ["datetime", "bytes", "set", "Decimal", "list", "tuple", "AP8=", "1.50"]
+
+    def wrong(name: str, values: Any) -> list[str]:
+        answer = problem(web.post(f"{WEB}/{name}:call", json=values), 422, "wrong_arguments")
+        assert "call" not in answer, "nothing ran"
+        return [fault["pointer"] for fault in answer["errors"]]
+
+    assert wrong("add", {"x": "1"}) == ["/x"] and wrong("add", {}) == [""] and wrong("add", {"x": 1, "z": 1}) == [""]
+    assert wrong("typed", given | {"points": [[1, 2], [3]]}) == ["/points/1"]
+    assert wrong("typed", given | {"when": "yesterday"}) == ["/when"]
+    assert wrong("typed", given | {"tags": ["a", "a"]}) == ["/tags"]
+    assert wrong("typed", given | {"data": "not base64!"}) == ["/data"]
+    assert len(wrong("typed", {})) >= 5, "all that is wrong is told at once"
+    assert web.post(f"{WEB}/add:call", json={"x": 1.0}).json() == 2, "an integer, as JSON has it"
+    no_json = problem(web.post(f"{WEB}/hook:call", json={}), 415, "no_json_form")
+    assert "Event" in no_json["detail"]
+
+
 def test_what_a_function_raises_is_told_to_its_owner(web: httpx.Client) -> None:
     found = problem(web.post(f"{WEB}/fail:call", json={"text": "sold out"}), 500, "function_failed")
     assert found["detail"] == "ValueError: sold out"
@@ -209,6 +230,7 @@ def test_what_is_deployed_is_listed(web: httpx.Client) -> None:
     apps = {one["app"]: one for one in web.get("/v1/apps").json()["apps"]}
     assert {"add", "hook"} <= set(apps["web"]["functions"])
     found = {one["function"]: one for one in web.get(WEB).json()["functions"]}
+    assert found["add"]["arguments"]["required"] == ["x"] and "why_not" in found["hook"]
     assert found["add"]["signature"] == "(x: int, y: int = 1) -> int" and found["count"]["generator"]
     assert found["rest"]["triggers"] == [{"kind": "http", "method": "GET", "path": "/files/{rest:path}"}]
     problem(web.get("/v1/apps/nothing/functions"), 404, "not_deployed")

@@ -10,7 +10,7 @@ import httpx2 as httpx
 import pytest
 
 from fleet.testing import LocalFleet
-from fnplatform.gateway import bounds, guarded
+from fnplatform.gateway import bounds
 from tests.integration.gateway_rig import FUNCTIONS, LIMIT_S, deploy
 
 
