@@ -1,13 +1,13 @@
-"""``fleet dev``: broker, control plane and cars as child processes of one supervisor.
+"""``fleet dev``: broker, control plane, HTTP gateway and cars as child processes of one supervisor.
 
 Every child is started by its command line (the broker through ``Broker``), so that each can be killed and comes back by
 itself, as in the field; see ``supervisor`` for that.
 
-Start:    broker, then control plane; the guest image is made ready meanwhile; then the cars. ``READY_PREFIX`` and the URL
-          go to stdout once a first call would succeed.
-Shutdown: SIGTERM or SIGINT, or the end of the pipe of whoever started us: cars, then control plane, then broker. A second
+Start:    broker, then control plane and gateway; the guest image is made ready meanwhile; then the cars. ``READY_PREFIX``
+          and the URL go to stdout once a first call would succeed.
+Shutdown: SIGTERM or SIGINT, or the end of the pipe of whoever started us: gateway, cars, control plane, broker. A second
           signal kills at once. When we are killed ourselves, the children end by themselves.
-State:    ``DATA/dev.json`` says what runs: url, ready, and by name ``pids`` and ``starts``.
+State:    ``DATA/dev.json`` says what runs: url, http_url, ready, and by name ``pids`` and ``starts``.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from fleet.protocol.messages import CarsReply, CarsRequest, PlatformReply, Platf
 from fleet.protocol.subjects import ApiVerb
 from fleet.transport import Bus
 from fnplatform.broker import Broker
+from fnplatform.gateway.bounds import PORT_DEFAULT
+from fnplatform.gateway.child import HttpSettings, answers, choose_port, url_at
+from fnplatform.gateway.child import command as gateway_command
 from fnplatform.supervisor import Child, Running, Supervisor, spawn
 
 READY_PREFIX = "fleet ready "
@@ -65,6 +68,8 @@ class DevSettings:
     trace: Path | None = None
     speed: float = 1.0
     sync: Literal["always", "default"] = "default"
+    http: HttpSettings | None = None
+    """None: no gateway."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.cars <= CARS_MAX:
@@ -138,11 +143,13 @@ async def supervise(settings: DevSettings) -> None:
     port = free_port(settings.host, settings.port)
     with locked(settings.data_dir):
         broker = Broker(settings.data_dir, host=settings.host, port=port, sync=settings.sync)
-        supervisor = Supervisor(settings.data_dir / STATE_FILE, {"url": broker.url})
+        http_port = choose_port(settings.http) if settings.http is not None else 0
+        http_url = url_at(settings.http, http_port) if settings.http is not None else ""
+        supervisor = Supervisor(settings.data_dir / STATE_FILE, {"url": broker.url, "http_url": http_url})
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with anyio.create_task_group() as group:
                 group.start_soon(_hear, supervisor, signals)
-                group.start_soon(_start, supervisor, settings, broker, group)
+                group.start_soon(_start, supervisor, settings, Platform(broker, http_url, http_port), group)
                 await supervisor.over.wait()
                 await supervisor.stop()
                 group.cancel_scope.cancel()
@@ -161,20 +168,30 @@ async def _hear(supervisor: Supervisor, signals: AsyncIterator[signal.Signals]) 
             supervisor.over.set()
 
 
-async def _start(supervisor: Supervisor, settings: DevSettings, broker: Broker, group: anyio.abc.TaskGroup) -> None:
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """Where the parts listen. ``http_url`` empty: there is no gateway."""
+
+    broker: Broker
+    http_url: str
+    http_port: int
+
+
+async def _start(supervisor: Supervisor, settings: DevSettings, place: Platform, group: anyio.abc.TaskGroup) -> None:
     """Start all, in order; ends with the ready line on stdout, or with ``supervisor.failure``."""
+    broker = place.broker
     failed: FleetError | None = None
     try:
         async with anyio.create_task_group() as starting:
-            starting.start_soon(_start_platform, supervisor, broker, group)
+            starting.start_soon(_start_platform, supervisor, settings, place, group)
             if settings.cars and WASM in (settings.lanes or (WASM,)):
                 await _make_guest()
         for number in range(settings.cars):
             command = car_command(settings, broker.url, number)
-            await group.start(supervisor.keep, Child(car_name(number), partial(spawn, command), tier=0))
+            await group.start(supervisor.keep, Child(car_name(number), partial(spawn, command), tier=1))
         missing = ["nothing answers"]
         with anyio.move_on_after(START_S) as limit:
-            await _until_usable(broker.url, settings, missing)
+            await _until_usable(place, settings, missing)
         if limit.cancelled_caught:
             raise FleetUnavailable(
                 f"the platform was not ready within {START_S:.0f} s: {missing[0]}", hint="look above"
@@ -186,6 +203,13 @@ async def _start(supervisor: Supervisor, settings: DevSettings, broker: Broker, 
         return
     supervisor.ready = True
     supervisor.write_state()
+    if settings.http is not None:
+        why = (
+            f", because {PORT_DEFAULT} is taken"
+            if settings.http.port is None and place.http_port != PORT_DEFAULT
+            else ""
+        )
+        supervisor.say(f"fleet dev: HTTP at {place.http_url}{why}")
     print(f"{READY_PREFIX}{broker.url}", flush=True)
 
 
@@ -196,15 +220,22 @@ def _first(error: BaseException) -> FleetError:
     return error
 
 
-async def _start_platform(supervisor: Supervisor, broker: Broker, group: anyio.abc.TaskGroup) -> None:
+async def _start_platform(
+    supervisor: Supervisor, settings: DevSettings, place: Platform, group: anyio.abc.TaskGroup
+) -> None:
+    broker = place.broker
+
     async def start_broker() -> Running:
         await broker.start()
         assert broker.pid is not None
         return BrokerRun(broker, broker.pid)
 
-    await group.start(supervisor.keep, Child("broker", start_broker, tier=2))
-    control = partial(spawn, control_command(broker))
-    await group.start(supervisor.keep, Child("control", control, tier=1))
+    await group.start(supervisor.keep, Child("broker", start_broker, tier=3))
+    control = partial(spawn, control_command(broker, place.http_url))
+    await group.start(supervisor.keep, Child("control", control, tier=2))
+    if settings.http is not None:
+        gateway = partial(spawn, gateway_command(settings.http, broker.url, place.http_port))
+        await group.start(supervisor.keep, Child("gateway", gateway, tier=0))
 
 
 async def _make_guest() -> None:
@@ -221,16 +252,18 @@ async def _make_guest() -> None:
         raise Refused("the guest image could not be made", hint="its own words stand above; fleet doctor says more")
 
 
-async def _until_usable(url: str, settings: DevSettings, missing: list[str]) -> None:
+async def _until_usable(place: Platform, settings: DevSettings, missing: list[str]) -> None:
     """Return once a first call would succeed; ``missing[0]`` says what is still not there."""
     bus: Bus | None = None
     try:
         while True:
             try:
-                bus = bus or await Bus.connect(url, kind="dev", name=TENANT, connect_s=1.0)
+                bus = bus or await Bus.connect(place.broker.url, kind="dev", name=TENANT, connect_s=1.0)
                 missing[0] = await what_is_missing(Api(bus, TENANT), settings.cars, traced=settings.trace is not None)
             except FleetError as error:
                 missing[0] = error.message
+            if not missing[0] and place.http_url and not await answers(place.http_url):
+                missing[0] = f"the gateway at {place.http_url} does not answer"
             if not missing[0]:
                 return
             await anyio.sleep(POLL_S)
@@ -254,9 +287,10 @@ async def what_is_missing(api: Api, cars: int, *, traced: bool) -> str:
     return ""
 
 
-def control_command(broker: Broker) -> list[str]:
-    """The command line of the control plane child."""
-    return [*FLEET, "serve", "--nats", broker.url, "--data", str(broker.data_dir), "--sync", broker.sync]
+def control_command(broker: Broker, http_url: str) -> list[str]:
+    """The command line of the control plane child; ``http_url``: where the gateway listens, which is not its child."""
+    command = [*FLEET, "serve", "--nats", broker.url, "--data", str(broker.data_dir), "--sync", broker.sync]
+    return [*command, "--no-http", *(["--http-url", http_url] if http_url else [])]
 
 
 def car_name(number: int) -> str:

@@ -2,10 +2,10 @@
 
 Start:    broker (if it is ours), two connections, streams and buckets, dispatcher, frontdoor; ready when some process leads
           the partition: this one, or another, then this is a standby that answers developers all the same.
-Shutdown: on SIGTERM, SIGINT or ``stop``, each step within its own limit: the frontdoor accepts nothing more and answers what
-          is in flight (DRAIN_S); the dispatcher gives its key back, so that a standby leads at once (STOP_S); the
-          connections send what is pending and close (CLOSE_S each); our broker ends last. Killed at any point instead,
-          nothing accepted is lost. A second signal ends it without the drain.
+Shutdown: on SIGTERM, SIGINT or ``stop``, each step within its own limit: the gateway, if it is ours, ends; the frontdoor
+          accepts nothing more and answers what is in flight (DRAIN_S); the dispatcher gives its key back, so that a standby
+          leads at once (STOP_S); the connections send what is pending and close (CLOSE_S each); our broker ends last. Killed
+          at any point instead, nothing accepted is lost. A second signal ends it without the drain.
 Errors:   Refused or FleetUnavailable, in one sentence with a hint, if it can't start or if its own broker ended.
 """
 
@@ -37,6 +37,7 @@ from fnplatform.dispatcher.service import Dispatcher
 from fnplatform.events.intake import Intake
 from fnplatform.frontdoor.fleet_state import PlatformFacts
 from fnplatform.frontdoor.service import Frontdoor
+from fnplatform.gateway.child import choose_port, kept, url_at
 from fnplatform.group_commit import GroupCommit
 from fnplatform.jetstream import JetStream
 from fnplatform.provision import provision
@@ -160,7 +161,11 @@ async def _run(
         companions=[triggers, RelayService(JetStreamOutbox(js))],
     )  # fmt: skip
     disk = DiskRoom(settings.data_dir)
-    facts = PlatformFacts(version=_own_version(), durability=place.durability, started_s=time.monotonic())
+    http_port = choose_port(settings.http) if settings.http is not None else 0
+    http_url = url_at(settings.http, http_port) if settings.http is not None else settings.http_url
+    facts = PlatformFacts(
+        version=_own_version(), durability=place.durability, started_s=time.monotonic(), http_url=http_url
+    )
     frontdoor = Frontdoor(
         js=js, queue=GroupCommit(js, batching=place.syncs_always),
         intake=Intake(GroupCommit(js, batching=place.syncs_always), disk=disk), reply_bus=reply, responder=responder,
@@ -174,8 +179,9 @@ async def _run(
         async with anyio.create_task_group() as front:
             await front.start(frontdoor.run)
             await _until_somebody_leads(dispatcher)
-            on_ready(place.url)
-            await stop.wait()
+            async with kept(settings.http, place.url, http_port):
+                on_ready(place.url)
+                await stop.wait()
             frontdoor.stop()
         services.cancel_scope.cancel()
 

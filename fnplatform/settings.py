@@ -10,6 +10,7 @@ from fleet.protocol.errors import InvalidOption
 from fleet.protocol.ids import check_token, new_call_id
 from fleet.protocol.limits import QUEUE_CALLS_MAX
 from fnplatform.broker import Credentials
+from fnplatform.gateway.child import HttpSettings
 
 PORT_DEFAULT = 4242
 CONNECT_S_DEFAULT = 10.0
@@ -22,7 +23,8 @@ class ServeSettings:
     ``nats_url`` None: start a broker of our own in ``data_dir`` at ``host``:``port`` (0: any free one), with ``sync``.
     Else connect there, with ``control`` and ``reply`` as the two users; where they aren't given, ``data_dir``, if given,
     is that of a broker of ours and holds them. ``connect_s``: how long to wait for a broker that isn't up yet.
-    ``queue_calls_max``: calls that may wait, of all tenants together.
+    ``queue_calls_max``: calls that may wait, of all tenants together. ``http``: start a gateway, too; None: none, or one that
+    somebody else started at ``http_url``.
     """
 
     nats_url: str | None = None
@@ -35,6 +37,8 @@ class ServeSettings:
     name: str = field(default_factory=lambda: f"control-{new_call_id()[-12:]}")
     connect_s: float = CONNECT_S_DEFAULT
     queue_calls_max: int = QUEUE_CALLS_MAX
+    http: HttpSettings | None = None
+    http_url: str = ""
 
     def __post_init__(self) -> None:
         if self.nats_url is None and self.data_dir is None:

@@ -41,6 +41,8 @@ class PlatformFacts:
     version: str
     durability: str
     started_s: float
+    http_url: str = ""
+    """Where the gateway listens, as far as it is known here."""
 
 
 class FleetState:
@@ -95,6 +97,7 @@ class FleetState:
             epoch=dispatcher.epoch, cars=sum(car.online for car in cars),
             eligible=sum(car.online and car.standing.eligible for car in cars), waiting=sum(depth.values()),
             running=sum(car.leases for car in cars), depth=depth, dropped_replies=self._responder.dropped,
+            http_url=self._facts.http_url,
             stream_bytes={name: int(info["state"]["bytes"]) for name, info in zip(streams, infos, strict=True)},
             uptime_s=self._now_s() - self._facts.started_s,
         )  # fmt: skip

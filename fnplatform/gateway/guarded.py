@@ -24,6 +24,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._in_head = True
         self._head_bytes = 0
+        self._turns = 0
+        """How often a head or a message was complete."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -44,8 +46,10 @@ class GuardedProtocol(HttpToolsProtocol):
         """More of a request."""
         if self.transport.is_closing():
             return
+        turns = self._turns
         super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
+        # Else most of it was something else; what of it belongs to the next head is bounded by one read.
+        if turns == self._turns and self._in_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > HEADER_BYTES_MAX:
                 self._refuse_head()
@@ -63,6 +67,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Its headers are here."""
         self._in_head = False
+        self._turns += 1
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -75,6 +80,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The next one begins with a head again."""
         self._in_head = True
+        self._turns += 1
         self._head_bytes = 0
         if self.cycle is not None:
             super().on_message_complete()

@@ -14,12 +14,15 @@ from fleet.protocol.limits import HTTP_BODY_BYTES_MAX
 from fnplatform.gateway.bounds import BODY_S, JSON_SMALL_BYTES
 from fnplatform.gateway.problems import HttpProblem
 
+SWALLOWED_BYTES_MAX = 4 * HTTP_BODY_BYTES_MAX
+SWALLOW_S = 2.0
+
 
 async def read_body(request: Request, bytes_max: int = HTTP_BODY_BYTES_MAX) -> bytes:
     """The whole body. HttpProblem 413 over ``bytes_max``, 408 when it takes longer than BODY_S; ClientDisconnect."""
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > bytes_max:
-        raise _too_large(bytes_max)
+        raise await _too_large(request, bytes_max)
     if declared == "0" and "transfer-encoding" not in request.headers:
         return b""
     chunks: list[bytes] = []
@@ -32,7 +35,7 @@ async def read_body(request: Request, bytes_max: int = HTTP_BODY_BYTES_MAX) -> b
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > bytes_max:
-                raise _too_large(bytes_max)
+                raise await _too_large(request, bytes_max)
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return b"".join(chunks)
@@ -41,8 +44,15 @@ async def read_body(request: Request, bytes_max: int = HTTP_BODY_BYTES_MAX) -> b
     )
 
 
-def _too_large(bytes_max: int) -> HttpProblem:
-    # The rest of the body is not read: this connection can't be used again.
+async def _too_large(request: Request, bytes_max: int) -> HttpProblem:
+    # A client reads no answer before it has sent its body, and loses one that comes with the end of the connection.
+    left = SWALLOWED_BYTES_MAX
+    with anyio.move_on_after(SWALLOW_S):
+        while left > 0:
+            message = await request.receive()
+            left -= len(message.get("body", b""))
+            if not message.get("more_body", False):
+                break
     return HttpProblem(
         413, "payload_too_large", f"the body is larger than {bytes_max} bytes",
         hint="put large values with the SDK: fleet.put(...)", headers={"connection": "close"},

@@ -1,21 +1,27 @@
 """Arguments against the JSON Schema that a deploy derived from the function's signature.
 
-A schema comes from whoever deployed, so it is used with care: it may refer to nothing outside itself, use no regular
-expression, and its checks take time in proportion to the arguments.
+A schema comes from whoever deployed, so it is used with care: it may refer to nothing outside itself, and its checks take
+time in proportion to the arguments.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio.to_thread
 from jsonschema import Draft202012Validator, ValidationError, validators
+from pydantic_core import SchemaError, SchemaValidator, core_schema
+from pydantic_core import ValidationError as PydanticError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from fleet._event import PICKLE_PROTOCOL
+from fleet._json_arguments import Unfit, arguments_of
 from fleet.protocol.messages import FunctionInfo, Manifest
 from fnplatform.gateway.bounds import SCHEMA_ERRORS_MAX, SCHEMAS_MAX
 from fnplatform.gateway.problems import Fault, HttpProblem
@@ -29,13 +35,38 @@ def _unique(_validator: Any, wanted: Any, value: Any, _schema: Any) -> Iterator[
         yield ValidationError("has an element twice")
 
 
-def _no_patterns(*_: Any) -> Iterator[ValidationError]:
-    """Regular expressions of others can take for ever."""
+def _pattern(_validator: Any, wanted: Any, value: Any, _schema: Any) -> Iterator[ValidationError]:
+    if isinstance(value, str) and isinstance(wanted, str) and not _matches(wanted, value):
+        yield ValidationError(f"does not match {wanted!r}")
+
+
+def _matches(pattern: str, text: str) -> bool:
+    """Python's own regular expressions can take for ever; these take linear time. What they can't express passes."""
+    try:
+        _matcher(pattern).validate_python(text)
+    except SchemaError:
+        return True
+    except PydanticError:
+        return False
+    return True
+
+
+@functools.lru_cache(SCHEMAS_MAX)
+def _matcher(pattern: str) -> SchemaValidator:
+    return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
+
+
+def _unchecked(*_: Any) -> Iterator[ValidationError]:
     return iter(())
 
 
+class _Compiled(NamedTuple):
+    schema: dict[str, Any]
+    validator: Any
+
+
 _Validator: Any = validators.extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator, {"uniqueItems": _unique, "pattern": _no_patterns, "patternProperties": _no_patterns}
+    Draft202012Validator, {"uniqueItems": _unique, "pattern": _pattern, "patternProperties": _unchecked}
 )
 _NOTHING_ELSE: Registry[Any] = Registry()
 """Without it, jsonschema fetches what a ``$ref`` names from wherever it lies."""
@@ -45,24 +76,19 @@ class Schemas:
     """Compiled schemas by version."""
 
     def __init__(self) -> None:
-        self._compiled: OrderedDict[tuple[str, str], Any] = OrderedDict()
+        self._compiled: OrderedDict[tuple[str, str], _Compiled] = OrderedDict()
 
-    async def check(self, info: FunctionInfo, arguments: dict[str, Any], *, small: bool) -> None:
-        """HttpProblem 422 that points at what doesn't fit, 415 where the function takes what JSON can't say."""
-        validator = self._validator(info)
-        if validator is None:
-            return
-        faults = (
-            _faults(validator, arguments) if small else await anyio.to_thread.run_sync(_faults, validator, arguments)
-        )
-        if faults:
-            name = f"{info.manifest.app}.{info.manifest.function}"
-            raise HttpProblem(
-                422, "wrong_arguments", f"the arguments don't fit {name}{info.manifest.signature}"[:1000],
-                hint=f"GET /v1/apps/{info.manifest.app}/functions has its JSON Schema", errors=faults,
-            )  # fmt: skip
+    async def payload(self, info: FunctionInfo, arguments: dict[str, Any], *, small: bool) -> bytes:
+        """The arguments of a call as a sandbox unpickles them.
 
-    def _validator(self, info: FunctionInfo) -> Any:
+        HttpProblem 422 that points at what doesn't fit, 415 where the function takes what JSON can't say.
+        """
+        compiled = self._of(info)
+        if small:
+            return _payload(info.manifest, compiled, arguments)
+        return await anyio.to_thread.run_sync(_payload, info.manifest, compiled, arguments)
+
+    def _of(self, info: FunctionInfo) -> _Compiled | None:
         manifest = info.manifest
         if manifest.json_why_not:
             raise HttpProblem(
@@ -90,11 +116,34 @@ def schema_of(manifest: Manifest) -> Any:
         return None
 
 
-def _compiled(manifest: Manifest) -> Any:
+def _compiled(manifest: Manifest) -> _Compiled:
     schema = schema_of(manifest)
     if not isinstance(schema, dict):
         raise _unusable(manifest, "it is no object")
-    return _Validator(schema, registry=_NOTHING_ELSE)
+    return _Compiled(schema, _Validator(schema, registry=_NOTHING_ELSE))
+
+
+def _payload(manifest: Manifest, compiled: _Compiled | None, values: dict[str, Any]) -> bytes:
+    args: tuple[Any, ...] = ()
+    try:
+        if compiled is not None:
+            faults = _faults(compiled.validator, values)
+            if faults:
+                raise _wrong(manifest, faults)
+            args, values = arguments_of(compiled.schema, values)
+        # The same bytes whatever the order: an Idempotency-Key stands for them.
+        return pickle.dumps((args, {name: values[name] for name in sorted(values)}), PICKLE_PROTOCOL)
+    except Unfit as error:
+        raise _wrong(manifest, [Fault(pointer=error.pointer, detail=error.detail)]) from None
+    except RecursionError:
+        raise HttpProblem(400, "bad_json", "the body is nested too deep") from None
+
+
+def _wrong(manifest: Manifest, faults: list[Fault]) -> HttpProblem:
+    return HttpProblem(
+        422, "wrong_arguments", f"the arguments don't fit {manifest.app}.{manifest.function}{manifest.signature}"[:1000],
+        hint=f"GET /v1/apps/{manifest.app}/functions has its JSON Schema", errors=faults,
+    )  # fmt: skip
 
 
 def _unusable(manifest: Manifest, why: str) -> HttpProblem:
@@ -110,7 +159,7 @@ def _faults(validator: Any, arguments: dict[str, Any]) -> list[Fault]:
             if len(faults) >= SCHEMA_ERRORS_MAX:
                 break
     except RecursionError:
-        raise HttpProblem(422, "wrong_arguments", "the arguments are nested too deep") from None
+        raise
     except Unresolvable as error:
         raise HttpProblem(502, "bad_schema", f"the function's JSON Schema refers to nothing: {error}"[:300]) from None
     except Exception as error:  # A schema that is none shows in many ways.

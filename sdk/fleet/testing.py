@@ -29,25 +29,16 @@ from anyio.from_thread import start_blocking_portal
 
 from fleet import _lifeline
 from fleet._api import Api
-from fleet._procfs import children_of, descendants_of, state_of
+from fleet._local_processes import EFFECT_S, LocalCar, LocalGateway, LocalProcess
+from fleet._procfs import descendants_of
 from fleet.cli.ask import connected
 from fleet.protocol.errors import FleetError, FleetUnavailable
-from fleet.protocol.messages import (
-    CarInfo,
-    CarsReply,
-    CarsRequest,
-    PlatformReply,
-    PlatformRequest,
-    Reply,
-    Simulate,
-    SimulateReply,
-)  # fmt: skip
+from fleet.protocol.messages import PlatformReply, PlatformRequest, Reply
 from fleet.protocol.subjects import ApiVerb
 
 READY_PREFIX = "fleet ready "
 START_S = 240.0
 """The first start on a machine builds the guest image."""
-EFFECT_S = 30.0
 STOP_S = 15.0
 POLL_S = 0.01
 STDERR_LINES = 40
@@ -84,143 +75,12 @@ def _kill_quietly(pid: int) -> None:
         pass
 
 
-class LocalProcess:
-    """The broker or the control plane of a LocalFleet."""
-
-    def __init__(self, fleet: LocalFleet, name: str) -> None:
-        self._fleet = fleet
-        self._killed_pid: int | None = None
-        self._killed_unix_s = 0.0
-        self.name = name
-
-    @property
-    def pid(self) -> int:
-        """Its process id; waits while it is between two lives."""
-        return self._fleet.wait_for(self._pid_now, f"{self.name} to run")
-
-    def _pid_now(self) -> int | None:
-        pid: int | None = self._fleet.state()["pids"].get(self.name)
-        return pid
-
-    def kill(self) -> None:
-        """SIGKILL it; returns when it is gone. The supervisor starts it again: see ``wait_restarted``."""
-        pid = self.pid
-        handle = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-            if not select.select([handle], [], [], EFFECT_S)[0]:
-                raise FleetUnavailable(f"{self.name} did not end within {EFFECT_S:.0f} s of its SIGKILL", hint="")
-        finally:
-            os.close(handle)
-        self._killed_pid, self._killed_unix_s = pid, time.time()
-
-    def wait_restarted(self, timeout_s: float = EFFECT_S) -> None:
-        """Return once it runs again after ``kill`` and the platform works again."""
-        self._fleet.wait_for(self._is_back, f"{self.name} to be back", timeout_s)
-
-    def _is_back(self) -> bool:
-        pid = self._pid_now()
-        return pid is not None and pid != self._killed_pid and self._fleet.platform().leader
-
-
-class LocalCar(LocalProcess):
-    """One car of a LocalFleet."""
-
-    def info(self) -> CarInfo:
-        """What ``fleet cars`` knows of it."""
-        found = next(
-            (car for car in self._fleet.ask(ApiVerb.CARS, CarsRequest(), CarsReply).cars if car.car == self.name), None
-        )
-        if found is None:
-            raise FleetUnavailable(f"{self.name} has not said hello")
-        return found
-
-    def slots(self) -> list[int]:
-        """Process ids of its slots, spares included."""
-        return children_of(self.pid)
-
-    def drive_away(self) -> None:
-        """The owner drives away; returns when no slot process exists and the platform knows."""
-        self._simulate("drive")
-        self._fleet.wait_for(self._is_away, f"{self.name} to be away")
-
-    def park(self) -> None:
-        """The owner parks; returns when the car offers slots again, or is kept by another reason (unplugged, paused)."""
-        self._simulate("park")
-        self._fleet.wait_for(lambda: self._has("not_parked"), f"{self.name} to be parked")
-
-    def plug(self) -> None:
-        """The cable is plugged in; returns as ``park`` does."""
-        self._simulate("plug")
-        self._fleet.wait_for(lambda: self._has("not_plugged_in"), f"{self.name} to be plugged in")
-
-    def unplug(self) -> None:
-        """The cable is pulled out; returns as ``drive_away`` does."""
-        self._simulate("unplug")
-        self._fleet.wait_for(self._is_away, f"{self.name} to be away")
-
-    def freeze(self) -> None:
-        """SIGSTOP the agent, then its slots; returns when all stand still."""
-        self._signal_all(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """SIGCONT the slots, then the agent: what a slot finished meanwhile is there when the agent wakes."""
-        self._signal_all(signal.SIGCONT)
-
-    def _signal_all(self, number: signal.Signals) -> None:
-        agent = self.pid
-        if number == signal.SIGSTOP:
-            os.kill(agent, number)
-            self._fleet.wait_for(lambda: state_of(agent) in "TZ", f"{self.name} to stand still")
-        slots = children_of(agent)
-        for pid in slots:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:  # a slot that ended meanwhile
-                pass
-        if number == signal.SIGCONT:
-            os.kill(agent, number)
-        frozen = number == signal.SIGSTOP
-        self._fleet.wait_for(
-            lambda: all((state_of(pid) in "TZ") == frozen or not state_of(pid) for pid in [agent, *slots]),
-            f"{self.name} to {'stand still' if frozen else 'go on'}",
-        )
-
-    def _simulate(self, action: Any) -> None:
-        if state_of(self.pid) == "T":
-            raise FleetUnavailable(f"{self.name} is frozen: it can't hear {action!r}", hint="thaw it first")
-
-        def told() -> bool:
-            return (
-                self.name
-                in self._fleet.ask(ApiVerb.SIMULATE, Simulate(action=action, car=self.name), SimulateReply).cars
-            )
-
-        self._fleet.wait_for(told, f"{self.name} to take {action!r}")
-
-    def _is_away(self) -> bool:
-        info = self.info()
-        return not info.standing.eligible and not info.leases and not self.slots()
-
-    def _has(self, cured: str) -> bool:
-        standing, offer = self.info().standing, self.info().offer
-        if standing.eligible:
-            return offer.slots > 0
-        return bool(standing.reasons) and cured not in standing.reasons and standing.reasons != ["coming_back"]
-
-    def _is_back(self) -> bool:
-        if not super()._is_back():
-            return False
-        info = self.info()
-        return info.heard_unix_s > self._killed_unix_s and info.standing.eligible and info.offer.slots > 0
-
-
 class LocalFleet:
     """Broker, control plane and ``cars`` cars of ``slots`` slots, for the length of a ``with`` (or ``async with``).
 
     Meanwhile FLEET_URL names it, so that functions called remotely run on it. ``data``: folder that outlives it; default:
-    a temporary one. ``lanes``, ``trace``, ``speed``, ``sync``: as for ``fleet dev``. ``environment``: added to that of its
-    processes.
+    a temporary one. ``lanes``, ``trace``, ``speed``, ``sync``: as for ``fleet dev``. ``http``: with the HTTP gateway, at
+    ``http_url``. ``environment``: added to that of its processes.
     """
 
     def __init__(
@@ -233,13 +93,16 @@ class LocalFleet:
         trace: str | os.PathLike[str] | None = None,
         speed: float = 1.0,
         sync: str = "default",
+        http: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.cars = [LocalCar(self, f"car-{number + 1}") for number in range(cars)]
         self.control = LocalProcess(self, "control")
         self.broker = LocalProcess(self, "broker")
+        self.gateway = LocalGateway(self, "gateway")
         self.url = ""
         self._command = ["dev", "--port", "0", "--cars", str(cars), "--slots", str(slots), "--sync", sync]
+        self._command += ["--http-port", "0"] if http else ["--no-http"]
         self._command += ["--lanes", ",".join(lanes)] if lanes is not None else []
         self._command += ["--trace", str(trace), "--speed", f"{speed:g}"] if trace is not None else []
         self._given_data = None if data is None else Path(data).absolute()
@@ -253,6 +116,14 @@ class LocalFleet:
         """Process id of the supervisor."""
         assert self._process is not None, "not started"
         return self._process.pid
+
+    @property
+    def http_url(self) -> str:
+        """Where its HTTP gateway listens; FleetUnavailable if it was started without one."""
+        url: str = self.state().get("http_url", "")
+        if not url:
+            raise FleetUnavailable("this fleet has no HTTP gateway", hint="start it with LocalFleet(http=True)")
+        return url
 
     def start(self) -> None:
         """Start it and wait until a first call would succeed; FleetUnavailable with its last words if it can't."""
@@ -309,7 +180,7 @@ class LocalFleet:
         return self.ask(ApiVerb.PLATFORM, PlatformRequest(), PlatformReply)
 
     def state(self) -> dict[str, Any]:
-        """``dev.json``: ``url``, ``ready``, ``supervisor``, and by name ``pids`` and ``starts``."""
+        """``dev.json``: ``url``, ``http_url``, ``ready``, ``supervisor``, and by name ``pids`` and ``starts``."""
         found: dict[str, Any] = json.loads((self.data / "dev.json").read_text())
         return found
 

@@ -1,7 +1,7 @@
 """pytest fixtures of the platform; loaded by every pytest run where it is installed, so it imports nothing heavy.
 
 ``local_fleet``: a fleet of its own for one test; ``@pytest.mark.local_fleet(cars=4)`` passes arguments of ``LocalFleet``.
-``shared_fleet``: one fleet of two cars for the whole run: leave its cars as they were found.
+``shared_fleet``: one fleet of two cars, with HTTP, for the whole run: leave its cars as they were found.
 """
 
 from __future__ import annotations
@@ -35,5 +35,5 @@ def shared_fleet() -> Iterator[LocalFleet]:
     """One running LocalFleet for all tests that ask for it."""
     from fleet.testing import LocalFleet
 
-    with LocalFleet(cars=2) as fleet:
+    with LocalFleet(cars=2, http=True) as fleet:
         yield fleet

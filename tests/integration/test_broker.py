@@ -32,7 +32,7 @@ FLEET = (sys.executable, "-P", "-m", "fleet.cli.main")
 def serving(data: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """A ready ``fleet serve`` with a broker of its own."""
     process = subprocess.Popen(
-        [*FLEET, "serve", "--data", str(data), "--port", "0", *words],
+        [*FLEET, "serve", "--no-http", "--data", str(data), "--port", "0", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:
@@ -88,7 +88,9 @@ def test_two_serves_of_one_port(tmp_path: Path) -> None:
 
 def serve_fails(*words: str) -> str:
     """What ``fleet serve`` says when it can't start: one sentence and a hint, within a time that people wait."""
-    done = subprocess.run([*FLEET, "serve", *words], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    done = subprocess.run(
+        [*FLEET, "serve", "--no-http", *words], capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
     assert done.returncode == 1, (done.stdout, done.stderr)
     assert done.stdout == ""
     lines = done.stderr.strip().splitlines()
@@ -176,7 +178,7 @@ def test_a_foreign_broker_serves_when_it_can(tmp_path: Path) -> None:
     config = f"max_payload: {MESSAGE_BYTES_MAX}\n{jetstream(tmp_path)}"
     with foreign(tmp_path, config) as url:
         process = subprocess.Popen(
-            [*FLEET, "serve", "--nats", url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*FLEET, "serve", "--no-http", "--nats", url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         try:
             assert process.stderr is not None

@@ -115,7 +115,7 @@ def test_help_is_quick_and_names_every_command() -> None:
 @pytest.mark.parametrize(
     "command",
     ["dev", "deploy", "run", "call", "list", "history", "rollback", "delete", "calls", "explain", "cancel", "logs", "status",
-     "doctor", "cars", "serve", "car run", "car drive", "dead list", "dead show", "dead replay", "dead drop",
+     "doctor", "cars", "serve", "gateway", "car run", "car drive", "dead list", "dead show", "dead replay", "dead drop",
      "token create", "token list", "token revoke"],
 )  # fmt: skip
 def test_every_command_has_an_example(command: str) -> None:

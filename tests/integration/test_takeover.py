@@ -94,7 +94,7 @@ def test_a_long_call_survives_a_kill(local: LocalFleet, history: Path, part: str
 def second_control_plane(local: LocalFleet, history: Path) -> Iterator[subprocess.Popen[str]]:
     """Another ``fleet serve`` at the broker of ``local``; ready means that it answers developers."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "fleet.cli.main", "serve", "--nats", local.url, "--data", str(local.data)],
+        [sys.executable, "-P", "-m", "fleet.cli.main", "serve", "--no-http", "--nats", local.url, "--data", str(local.data)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, ENV: str(history)},
     )  # fmt: skip
     try:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from fleet.cli import show
+from fleet.cli.gateway import Open, Origins
 from fleet.protocol.errors import InvalidOption
 from fleet.protocol.limits import QUEUE_CALLS_MAX
 
@@ -28,6 +29,12 @@ PORT = 4242
 HELP_DATA = (
     "Where state is kept; default: one per port under $XDG_STATE_HOME (~/.local/state); with --port 0 a temporary one."
 )
+
+
+HttpPort = Annotated[
+    int | None, typer.Option(help="Port for HTTP; 0: a free one. Default: 4280, or a free one where that is taken.")
+]
+Http = Annotated[bool, typer.Option("--http/--no-http", help="Whether to speak HTTP.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -57,12 +64,16 @@ def dev(
         typer.Option(help="What each car runs, of wasm,jax-cpu,jax-gpu; default: all that is possible here."),
     ] = None,
     sync: Annotated[Sync, typer.Option(help="Of the broker: default, or always as in fleet serve.")] = Sync.DEFAULT,
+    http: Http = True,
+    http_port: HttpPort = None,
+    cors_origin: Origins = None,
 ) -> None:
-    """The whole platform on this machine: broker, control plane and cars. Ctrl-C ends all of it."""
+    """The whole platform on this machine: broker, control plane, HTTP and cars. Ctrl-C ends all of it."""
     import anyio
 
     from fleet.protocol.lanes import parse_lanes
     from fnplatform.dev import DevSettings, supervise
+    from fnplatform.gateway.child import HttpSettings
 
     log_to_stderr()
     if speed != 1.0 and trace is None:
@@ -75,6 +86,7 @@ def dev(
             data_dir=(data or state_dir(f"dev-{port}")).absolute(), cars=cars, port=port, slots=slots, speed=speed,
             lanes=parse_lanes(lanes, "--lanes") if lanes is not None else None,
             trace=trace.absolute() if trace else None, sync="always" if sync is Sync.ALWAYS else "default",
+            http=HttpSettings(port=http_port, open_to_all=True, origins=tuple(cors_origin or ())) if http else None,
         )  # fmt: skip
         anyio.run(supervise, settings)
 
@@ -90,10 +102,17 @@ def serve(
     queue: Annotated[
         int, typer.Option(help="How many calls may wait, of all tenants together.", envvar="FLEET_QUEUE_CALLS_MAX")
     ] = QUEUE_CALLS_MAX,
+    http: Http = True,
+    http_port: HttpPort = None,
+    http_host: Annotated[str, typer.Option(help="Where HTTP listens.")] = HOST,
+    open_to_all: Open = False,
+    cors_origin: Origins = None,
+    http_url: Annotated[str, typer.Option(hidden=True, help="Where a gateway listens that somebody else keeps.")] = "",
 ) -> None:
-    """The control plane alone: with a broker it starts, or against a NATS you run."""
+    """The control plane alone, with HTTP: with a broker it starts, or against a NATS you run."""
     import anyio
 
+    from fnplatform.gateway.child import HttpSettings
     from fnplatform.serve import serve as run
     from fnplatform.settings import ServeSettings
 
@@ -106,6 +125,10 @@ def serve(
         port=port,
         sync=sync.value,
         queue_calls_max=queue,
+        http=HttpSettings(host=http_host, port=http_port, open_to_all=open_to_all, origins=tuple(cors_origin or ()))
+        if http
+        else None,
+        http_url=http_url,
     )
     anyio.run(run, settings, backend_options={"use_uvloop": True})
 

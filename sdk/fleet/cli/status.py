@@ -56,6 +56,7 @@ def status(as_json: JSON = False) -> None:
     leader = f"yes, epoch {found.epoch}" if found.leader else "none right now"
     rows: list[tuple[object, ...]] = [
         ("broker", f"{Settings.resolve().url}, nats-server {found.broker_version}"),
+        ("HTTP", found.http_url or "not spoken here"),
         ("durability", found.durability),
         ("platform", f"{found.version}, protocol {found.protocol} (from {found.protocol_min}), up {show.span(found.uptime_s)}"),
         ("tenant", found.tenant),
