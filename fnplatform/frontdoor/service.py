@@ -148,7 +148,7 @@ class Frontdoor:
         self._events = EventDoor(intake=intake, js=js, responder=responder, spawn=self._spawn)
         self._routes = self._make_routes(
             Apps(js, registry, self._calls, dispatcher),
-            DeadLetters(js=js, registry=registry, blobs=blobs, dispatcher=dispatcher),
+            DeadLetters(js=js, registry=registry, blobs=blobs, dispatcher=dispatcher, intake=intake),
             FleetState(js=js, reply_bus=reply_bus, responder=responder, dispatcher=dispatcher, facts=facts),
         )
 

@@ -175,6 +175,7 @@ class Plane:
         self.outcomes: list[tuple[OutcomeRecord, bytes]] = []
         self.logs: list[bytes] = []
         self.version = ""
+        self.manifest: Manifest
         self._pushed = anyio.Event()
 
     async def start(self) -> None:
@@ -233,7 +234,10 @@ class Plane:
         """A function; its version."""
         await self.ask(ApiVerb.BLOB_PUT, BlobPut(digest=digest(b"code"), size_bytes=4), BlobPutReply, (b"code",))
         program = Program(bundle=digest(b"code"), bundle_bytes=4, module="shop", qualname="f")
-        made = Manifest(app="shop", function="f", display_name="f", program=program, **options)
+        memory = options.pop("memory_bytes", None)
+        if memory is not None:
+            program = program.model_copy(update={"memory_bytes": memory})
+        made = self.manifest = Manifest(app="shop", function="f", display_name="f", program=program, **options)
         reply = await self.ask(ApiVerb.REGISTER, RegisterRequest(manifests=[made]), RegisterReply)
         assert isinstance(reply, RegisterReply)
         self.version = reply.versions[0]

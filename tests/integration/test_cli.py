@@ -307,19 +307,32 @@ def dead_calls() -> list[str]:
     return [row["state"]["call"] for row in as_json("dead", "list")]
 
 
-def test_dead_and_publish(fleet_of_two: LocalFleet, deployed: Path) -> None:
+def test_an_event_is_published_from_the_command_line(fleet_of_two: LocalFleet, deployed: Path) -> None:
     assert "a b" in fails("publish", "a b", "1")
     assert as_json("publish", "a.b", "1", "--id", "x") == {"id": "x", "duplicate": False}
+
+
+def test_what_failed_for_good_is_shown_replayed_and_dropped(fleet_of_two: LocalFleet, deployed: Path) -> None:
     call = ok("call", "jobs.fail", "for good", "--spawn").strip()
     fleet_of_two.wait_for(lambda: call in dead_calls(), "the dead letter")
-    assert "for good" in ok("dead", "list")
-    assert json.loads(ok("dead", "show", call))[0]["state"]["call"] == call
+    assert "for good" in ok("dead", "list", "jobs.fail") and "nothing to show" in said("dead", "list", "other")
+    shown = json.loads(ok("dead", "show", call))[0]
+    assert (shown["state"]["call"], shown["attempts"], shown.get("events")) == (call, 1, None)
     again = ok("dead", "replay", call).strip()
     assert again != call
     fleet_of_two.wait_for(lambda: again in dead_calls(), "the replayed call to fail, too")
     assert call not in dead_calls()
-    ok("dead", "drop", again)
-    assert again not in dead_calls()
+    (third,) = as_json("dead", "replay", "--all", "--of", "jobs")["replayed"]
+    fleet_of_two.wait_for(lambda: third in dead_calls(), "the second replay to fail")
+    assert as_json("dead", "drop", third) == {"dropped": [third]}
+    assert as_json("dead", "drop", "--all") == {"dropped": []} and dead_calls() == []
+    assert "fleet dead list" in fails("dead", "show", call)
+    for wrong in (("replay",), ("drop", call, "--all"), ("drop", call, "--of", "jobs")):
+        assert CliRunner().invoke(app, ["dead", *wrong]).exit_code == 2
+
+
+def said(*words: str) -> str:
+    return CliRunner().invoke(app, words).stderr
 
 
 def test_tokens_are_shown_once_listed_and_revoked(fleet_of_two: LocalFleet) -> None:

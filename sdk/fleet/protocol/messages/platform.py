@@ -107,7 +107,7 @@ class DeadRequest(Message):
     """What failed for good: list, show, replay or drop.
 
     ``calls``: those of ``show``, ``replay`` and ``drop``. With ``every`` instead, at most ``limit`` letters that match
-    ``app``, ``function`` and ``before_unix_s`` are replayed or dropped, the oldest first: asked again until none is left.
+    ``app``, ``function`` and ``before_unix_s`` are replayed or dropped, the oldest first: asked again until ``next_seq`` is 0.
     """
 
     action: Literal["list", "show", "replay", "drop"] = "list"
@@ -118,8 +118,8 @@ class DeadRequest(Message):
     every: bool = False
     before_unix_s: float | None = None
     """Only letters written before."""
-    skip: int = Field(0, ge=0)
-    """With ``every``: pass over so many of the oldest letters that match, those that couldn't be replayed."""
+    from_seq: int = Field(0, ge=0)
+    """With ``every``: where to go on, as ``next_seq`` of the last reply said."""
 
 
 class DeadLetter(Message):
@@ -148,5 +148,5 @@ class DeadReply(Reply):
     replayed: list[Token] = []
     """New calls, or ids of events published anew."""
     problems: list[DeadProblem] = []
-    more: bool = False
-    """With ``every``: some may be left."""
+    next_seq: int = 0
+    """With ``every``: where to go on; 0 where nothing is left."""
