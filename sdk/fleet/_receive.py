@@ -237,7 +237,9 @@ class Receiver(asyncio.BufferedProtocol):
             if head.header_bytes <= LINE_BYTES_MAX:
                 self._head = head
             else:  # Anybody may send that: it costs the message, not the connection of whoever listens.
-                log.warning("a message with %d bytes of headers on %r is skipped", head.header_bytes, head.subject[:100])
+                log.warning(
+                    "a message with %d bytes of headers on %r is skipped", head.header_bytes, head.subject[:100]
+                )
                 self._skip_bytes = head.header_bytes + head.payload_bytes + 2
         else:
             self._lines.append(line)

@@ -105,8 +105,8 @@ def test_a_report_adds_up() -> None:
     sessions = report.sessions_of(day)
     sites = report.report(day, sessions)["sites"]
     assert sum(told["sessions"] for told in sites.values()) == len(sessions) == 10
-    assert sum(told["delivered_wh"] for told in sites.values()) == sum(one.delivered_wh for _, one in sessions)
-    assert all(isinstance(one, Session) and one.arrival.astimezone(report.HERE).date() == day for _, one in sessions)
+    assert sum(told["delivered_wh"] for told in sites.values()) == sum(one.delivered_wh for _, _, one in sessions)
+    assert all(isinstance(one, Session) and one.arrival.astimezone(report.HERE).date() == day for _, _, one in sessions)
 
 
 READING = {"station": "CA-305", "kwh": 44.1, "stood_min": 874, "at": "2019-05-01T22:52:36Z"}
