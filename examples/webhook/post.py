@@ -7,6 +7,7 @@ python -m examples.webhook.post photo.png small.png 64
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -34,20 +35,25 @@ def drawn(width: int = 320, height: int = 200) -> bytes:
     return png.write(png.Picture(width, 3, rows))
 
 
-def main(words: list[str]) -> None:
+def main() -> None:
     """Deploy, post, and say what came back."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("picture", nargs="?", type=Path)
+    parser.add_argument("small", nargs="?", type=Path)
+    parser.add_argument("side", nargs="?", type=int, default=48)
+    parser.add_argument("--http")
+    given = parser.parse_args()
     fleet_cli("deploy", str(APP))
     status = json.loads(fleet_cli("status", "--json"))
-    side = words[2] if len(words) > 2 else "48"
-    url = f"{status['http_url']}/u/{status['tenant']}/thumbnails/{side}"
-    picture = Path(words[0]).read_bytes() if words else drawn()
+    url = f"{given.http or status['http_url']}/u/{status['tenant']}/thumbnails/{given.side}"
+    picture = given.picture.read_bytes() if given.picture else drawn()
     request = urllib.request.Request(url, picture, {"content-type": "image/png"}, method="POST")
     with urllib.request.urlopen(request, timeout=60) as answer:
         small = answer.read()
         print(f"{len(picture)} bytes in, {len(small)} out: {answer.headers['x-size']}, mean {answer.headers['x-mean']}")
-    if len(words) > 1:
-        Path(words[1]).write_bytes(small)
+    if given.small:
+        given.small.write_bytes(small)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

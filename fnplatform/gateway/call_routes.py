@@ -17,6 +17,7 @@ from fleet.protocol.errors import FleetError
 from fleet.protocol.messages import CallStatus, FunctionInfo
 from fleet.protocol.units import parse_seconds
 from fnplatform.gateway import calls
+from fnplatform.gateway.arguments import pack
 from fnplatform.gateway.bounds import IDEMPOTENCY_KEY_CHARS_MAX, JSON_SMALL_BYTES, POLL_S_MAX, RESULT_BYTES_MAX
 from fnplatform.gateway.core import Gateway
 from fnplatform.gateway.decoding import to_json
@@ -76,7 +77,8 @@ async def prepared(gateway: Gateway, tenant: Tenant, request: Request, app: str,
     info = await calls.live(tenant, app, fn)
     arguments = await read_arguments(request)
     size = int(request.headers.get("content-length") or JSON_SMALL_BYTES + 1)
-    return info, await gateway.schemas.packed(info, arguments, small=size <= JSON_SMALL_BYTES)
+    await gateway.schemas.check(info, arguments, small=size <= JSON_SMALL_BYTES)
+    return info, pack(arguments)
 
 
 def refuse_generator(info: FunctionInfo) -> None:

@@ -16,9 +16,7 @@ from jsonschema import Draft202012Validator, ValidationError, validators
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from fleet._json_arguments import Unfit
 from fleet.protocol.messages import FunctionInfo, Manifest
-from fnplatform.gateway.arguments import pack
 from fnplatform.gateway.bounds import SCHEMA_ERRORS_MAX, SCHEMAS_MAX
 from fnplatform.gateway.problems import Fault, HttpProblem
 
@@ -49,13 +47,20 @@ class Schemas:
     def __init__(self) -> None:
         self._compiled: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
-    async def packed(self, info: FunctionInfo, values: dict[str, Any], *, small: bool) -> bytes:
-        """The arguments that ``values`` are, pickled. HttpProblem 422 that points at what doesn't fit, 415 where the function
-        takes what JSON can't say."""
+    async def check(self, info: FunctionInfo, arguments: dict[str, Any], *, small: bool) -> None:
+        """HttpProblem 422 that points at what doesn't fit, 415 where the function takes what JSON can't say."""
         validator = self._validator(info)
-        if small:
-            return _packed(info, validator, values)
-        return await anyio.to_thread.run_sync(_packed, info, validator, values)
+        if validator is None:
+            return
+        faults = (
+            _faults(validator, arguments) if small else await anyio.to_thread.run_sync(_faults, validator, arguments)
+        )
+        if faults:
+            name = f"{info.manifest.app}.{info.manifest.function}"
+            raise HttpProblem(
+                422, "wrong_arguments", f"the arguments don't fit {name}{info.manifest.signature}"[:1000],
+                hint=f"GET /v1/apps/{info.manifest.app}/functions has its JSON Schema", errors=faults,
+            )  # fmt: skip
 
     def _validator(self, info: FunctionInfo) -> Any:
         manifest = info.manifest
@@ -75,20 +80,6 @@ class Schemas:
         else:
             self._compiled.move_to_end(key)
         return found
-
-
-def _packed(info: FunctionInfo, validator: Any, values: dict[str, Any]) -> bytes:
-    faults = [] if validator is None else _faults(validator, values)
-    if not faults:
-        try:
-            return pack(None if validator is None else validator.schema, values)
-        except Unfit as error:
-            faults = [Fault(pointer=error.pointer, detail=error.detail[:_DETAIL_CHARS_MAX])]
-    name = f"{info.manifest.app}.{info.manifest.function}"
-    raise HttpProblem(
-        422, "wrong_arguments", f"the arguments don't fit {name}{info.manifest.signature}"[:1000],
-        hint=f"GET /v1/apps/{info.manifest.app}/functions has its JSON Schema", errors=faults,
-    )  # fmt: skip
 
 
 def schema_of(manifest: Manifest) -> Any:

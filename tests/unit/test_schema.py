@@ -26,7 +26,6 @@ from fleet import _register
 from fleet._json_arguments import Unfit, arguments_of
 from fleet._schema import SCHEMA_BYTES_MAX, schema_of
 from fleet.protocol import limits
-from fnplatform.gateway.arguments import pack
 
 T = TypeVar("T")
 Metres = NewType("Metres", float)
@@ -81,7 +80,7 @@ def call(raw: Callable[..., Any], **values: Any) -> Any:
     found = schema(raw)
     sent = json.loads(json.dumps(values))
     jsonschema.validate(sent, found, cls=jsonschema.Draft202012Validator)
-    args, kwargs = pickle.loads(pack(found, sent))
+    args, kwargs = pickle.loads(pickle.dumps(arguments_of(found, sent)))
     return raw(*args, **kwargs)
 
 
@@ -245,9 +244,10 @@ def test_annotations_as_text_are_read_where_the_function_was_made() -> None:
 def test_equal_json_gives_equal_pickles_in_every_process() -> None:
     """An idempotency key compares them."""
     code = (
-        "from fnplatform.gateway.arguments import pack\n"
+        "import pickle; from fleet._json_arguments import arguments_of\n"
         "x, y = ({'type': 'array', 'x-fleet-type': kind} for kind in ('set', 'frozenset'))\n"
-        "print(pack({'properties': {'x': x, 'y': y}}, {'y': list('abcdefgh'), 'x': list('stuvwxyz')}))"
+        "schema = {'properties': {'x': x, 'y': y}}\n"
+        "print(pickle.dumps(arguments_of(schema, {'y': list('abcdefgh'), 'x': list('stuvwxyz')})))"
     )
     command = [sys.executable, "-c", code]
     said = {
