@@ -56,9 +56,9 @@ def recorded_day(day: date) -> date:
     return day - RECORDED * -(-past // RECORDED)
 
 
-def sessions_of(day: date) -> list[tuple[str, Session]]:
-    """The plausible sessions that began on ``day``, each with its site."""
-    found: list[tuple[str, Session]] = []
+def sessions_of(day: date) -> list[tuple[str, str, Session]]:
+    """The plausible sessions that began on ``day``, each with its site and its station."""
+    found: list[tuple[str, str, Session]] = []
     # Local days reach into the next day of UTC: compare texts first, read the times of those few alone.
     days = {day.isoformat(), (day + timedelta(days=1)).isoformat()}
     at = COLUMNS.index("arrival_utc")
@@ -68,14 +68,14 @@ def sessions_of(day: date) -> list[tuple[str, Session]]:
         if row[at][:10] in days:
             session = parse(row)
             if isinstance(session, Session) and session.arrival.astimezone(HERE).date() == day:
-                found.append((row[0], session))
+                found.append((row[0], row[1], session))
     return found
 
 
-def report(day: date, sessions: Iterable[tuple[str, Session]]) -> dict[str, Any]:
+def report(day: date, sessions: Iterable[tuple[str, str, Session]]) -> dict[str, Any]:
     """Sessions, energy, the peak by quarter-hour (UTC), and how long cars stood full, by site."""
     by_site: defaultdict[str, list[Session]] = defaultdict(list)
-    for site, session in sessions:
+    for site, _, session in sessions:
         by_site[site].append(session)
     return {"day": day.isoformat(), "sites": {site: _site(found) for site, found in sorted(by_site.items())}}
 

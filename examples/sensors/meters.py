@@ -7,7 +7,7 @@
 
 The meter of a charging station tells, whenever a car leaves, how much it got and how long it stood. ``watch`` sees the large
 ones alone, those of one station one after the other; where a car stood full for long it emits an event, which starts
-``remind``. ``python examples/sensors/replay.py`` publishes a recorded day (``examples/data``).
+``remind``. ``python -m examples.sensors.replay`` publishes a recorded day (``examples/data``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IDLE_MIN = 120
 """Who stands full for longer is reminded."""
 
 
-@fleet.function(on=[fleet.subject("meters.*.*", filter="data.kwh >= 20.0", key="data.station")])
+@fleet.function(on=[fleet.subject("meters.*.*", filter="data.kwh >= 8.0", key="data.station")])
 def watch(event: fleet.Event) -> fleet.Emit | None:
     """Emit ``idle.STATION`` for a car that stood full for more than IDLE_MIN minutes."""
     reading = event.json()

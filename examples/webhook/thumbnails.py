@@ -2,10 +2,10 @@
 
     fleet dev &
     fleet deploy examples/webhook/thumbnails.py
-    curl -H "Authorization: Bearer $TOKEN" --data-binary @photo.png $HTTP_URL/u/dev/thumbnails/64 -o small.png
+    curl --data-binary @photo.png http://127.0.0.1:4280/u/default/thumbnails/64 -o small.png
 
-``$HTTP_URL`` is what ``fleet status`` shows, ``$TOKEN`` what ``fleet token create`` prints. Every picture is a call on some
-parked car: read, made smaller and written anew in plain Python. ``python examples/webhook/post.py`` does all of it.
+``fleet deploy`` prints the address, which anybody may post to. Every picture is a call on some parked car: read, made smaller
+and written anew in plain Python. ``python -m examples.webhook.post`` does all of it.
 """
 
 from __future__ import annotations

@@ -141,7 +141,32 @@ class _Reader:
         }
 
 
-_ARRAYS: dict[str, Callable[[list[Any]], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+class _Set(set[Any]):
+    """Pickles as a plain set, and in the order of its array: equal JSON gives equal pickles in every process."""
+
+    def __init__(self, items: list[Any]) -> None:
+        super().__init__(items)
+        self.items = items
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return set, (self.items,)
+
+
+class _FrozenSet(frozenset[Any]):
+    """As ``_Set``."""
+
+    def __new__(cls, items: list[Any]) -> _FrozenSet:
+        made = super().__new__(cls, items)
+        made.items = items
+        return made
+
+    items: list[Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return frozenset, (self.items,)
+
+
+_ARRAYS: dict[str, Callable[[list[Any]], Any]] = {"tuple": tuple, "set": _Set, "frozenset": _FrozenSet}
 _TYPES: dict[str, Any] = {"string": str, "boolean": bool, "array": list, "object": dict, "null": type(None)}
 
 

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 import zlib
-from datetime import date, timedelta
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fleet
 from examples.nightly import report
-from examples.sensors import meters
+from examples.sensors import meters, replay
 from examples.sessions.score import Session
 from examples.webhook import png, thumbnails
+from fleet.protocol import limits
+from fleet.protocol.messages import CallsRequest, DeleteReply, DeleteRequest, LogsReply, LogsRequest, StatusReply
+from fleet.protocol.subjects import ApiVerb
+from fleet.testing import LocalFleet
+from tests.integration.gateway_rig import gateway_of
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_S = 60.0
+DAY = date(2019, 9, 3)
+"""A busy one: 114 cars left."""
 
 
 def drawn(width: int, height: int, channels: int, seed: int = 1) -> np.ndarray:
@@ -105,8 +124,8 @@ def test_a_report_adds_up() -> None:
     sessions = report.sessions_of(day)
     sites = report.report(day, sessions)["sites"]
     assert sum(told["sessions"] for told in sites.values()) == len(sessions) == 10
-    assert sum(told["delivered_wh"] for told in sites.values()) == sum(one.delivered_wh for _, one in sessions)
-    assert all(isinstance(one, Session) and one.arrival.astimezone(report.HERE).date() == day for _, one in sessions)
+    assert sum(told["delivered_wh"] for told in sites.values()) == sum(one.delivered_wh for _, _, one in sessions)
+    assert all(isinstance(one, Session) and one.arrival.astimezone(report.HERE).date() == day for _, _, one in sessions)
 
 
 READING = {"station": "CA-305", "kwh": 44.1, "stood_min": 874, "at": "2019-05-01T22:52:36Z"}
@@ -118,3 +137,103 @@ def test_the_chain_here() -> None:
     event = fleet.Event(emitted.subject, emitted.body, datacontenttype=emitted.datacontenttype)
     assert meters.remind(event) == "station CA-305: your car was full 7 h 53 min before you left"
     assert meters.watch(fleet.Event("meters.caltech.CA-305", READING | {"stood_min": 420})) is None
+
+
+# --- on a fleet -------------------------------------------------------------------------------------------------------
+
+
+def run(*words: str) -> str:
+    """What ``python -m WORDS`` prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=RUN_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def deployed(fleet: LocalFleet, app: str, *files: Path) -> Iterator[None]:
+    """``files`` deployed as ``app`` for the length of a ``with``: clocks of others don't tick on."""
+    for file in files:
+        run("fleet.cli.main", "deploy", str(file), "--app", app)
+    try:
+        yield
+    finally:
+        fleet.ask(ApiVerb.DELETE, DeleteRequest(app=app, cancel=True), DeleteReply)
+
+
+def printed(fleet: LocalFleet, app: str, function: str) -> list[str]:
+    """What a function printed, in the order of time."""
+    wanted = LogsRequest(app=app, function=function, limit=limits.LIST_ROWS_MAX)
+    entries = fleet.ask(ApiVerb.LOGS, wanted, LogsReply).entries
+    return [text for _, text in sorted((unix_s, text) for entry in entries for unix_s, _, text in entry.lines)]
+
+
+def test_a_day_of_readings(shared_fleet: LocalFleet, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each large reading is watched once, each idle car reminded once, in order for each station; copies do nothing."""
+    readings = list(replay.readings_of(DAY))
+    large = [data for _, _, data in readings if data["kwh"] >= 8.0]
+    emitted = [(data["station"], meters.watch(fleet.Event(data=data))) for data in large]
+    watched = capsys.readouterr().out.splitlines()
+    reminders = [(station, meters.remind(fleet.Event(data=one.body))) for station, one in emitted if one is not None]
+    assert len(readings) > len(large) > len(reminders) > 30
+    with deployed(shared_fleet, "meters"):
+        assert run("examples.sensors.replay", DAY.isoformat()) == f"{len(readings)} readings published\n"
+        shared_fleet.wait_for(
+            lambda: len(printed(shared_fleet, "meters", "remind")) >= len(reminders), "all to be reminded"
+        )
+        said = printed(shared_fleet, "meters", "remind")
+        assert Counter(said) == Counter(text for _, text in reminders)
+        for station in {station for station, _ in reminders}:
+            mine = [text for text in said if text.startswith(f"station {station}:")]
+            assert mine == [text for at, text in reminders if at == station]
+        run("examples.sensors.replay", DAY.isoformat())
+        # What is published later is routed later: once this one is through, copies would have been, too.
+        fleet.publish("meters.test.LAST", {"station": "LAST", "kwh": 8.0, "stood_min": 900, "at": "later"})
+        shared_fleet.wait_for(lambda: len(printed(shared_fleet, "meters", "remind")) > len(said), "the last reminder")
+        assert Counter(printed(shared_fleet, "meters", "watch")) == Counter(
+            [*watched, "LAST later: 8.0 kWh, full for 827 min"]
+        )
+
+
+NIGHTLY_EVERY_SECOND = """
+import fleet
+from examples.nightly import report
+
+soon = report.nightly.with_options(on=[fleet.cron("* * * * * *")])
+"""
+
+
+def test_the_nightly_report_by_its_clock(shared_fleet: LocalFleet, tmp_path: Path) -> None:
+    told = json.loads(run("fleet.cli.main", "deploy", str(ROOT / "examples/nightly/report.py"), "--json"))
+    assert told["triggers"]["nightly"][0]["expression"] == "15 3 * * *"
+    shared_fleet.ask(ApiVerb.DELETE, DeleteRequest(app="report"), DeleteReply)
+    file = tmp_path / "often.py"
+    file.write_text(NIGHTLY_EVERY_SECOND)
+    before = datetime.now(report.HERE).date()
+    with deployed(shared_fleet, "often", file):
+        call = shared_fleet.wait_for(lambda: ended(shared_fleet, "often"), "a tick")
+        found = fleet.Call.from_id(call).result(RUN_S)
+    days = [report.recorded_day(day - timedelta(days=1)) for day in (before, datetime.now(report.HERE).date())]
+    assert found in [report.report(day, report.sessions_of(day)) for day in days]
+
+
+def ended(fleet: LocalFleet, app: str) -> str | None:
+    """A call of ``app`` that succeeded."""
+    calls = fleet.ask(ApiVerb.CALLS, CallsRequest(app=app), StatusReply).calls
+    return next((one.call for one in calls if one.state == "succeeded"), None)
+
+
+def test_the_webhook_over_http(shared_fleet: LocalFleet, tmp_path: Path) -> None:
+    small = tmp_path / "small.png"
+    given = tmp_path / "given.png"
+    given.write_bytes(encoded(drawn(60, 40, 3), [1, 2, 3, 4]))
+    with deployed(shared_fleet, "thumbnails"), gateway_of(shared_fleet) as http:
+        assert ": 48x30, mean #" in run("examples.webhook.post", "--http", http)
+        assert ": 6x4, mean #" in run("examples.webhook.post", str(given), str(small), "6", "--http", http)
+        assert small.read_bytes() == post(given.read_bytes()).body
+        address = f"{http}/u/{shared_fleet.platform().tenant}/thumbnails/6"
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(urllib.request.Request(address, b"GIF89a", method="POST"), timeout=RUN_S)
+        assert caught.value.code == 415
+        assert json.load(caught.value) == {"error": "this is no PNG file"}

@@ -44,6 +44,8 @@ def deploy(
              f"{loaded.app} version {version.number} is live")  # fmt: skip
     for name, platforms in sorted(deployed.platforms.items()):
         show.say(f"{loaded.app}.{name} jax: {platforms}")
+    for line in _routes(loaded.app, deployed.triggers):
+        show.say(line)
     show.table(
         ("FUNCTION", "VERSION", "TRIGGERS", "PACKAGES"),
         [
@@ -56,6 +58,22 @@ def deploy(
             for name, digest in sorted(version.functions.items())
         ],
     )
+
+
+def _routes(app: str, triggers: dict[str, list[Trigger]]) -> list[str]:
+    """Where the HTTP gateway answers with these functions; nothing where there is none."""
+    from fleet.cli.ask import ask_once
+    from fleet.protocol.messages import HttpTrigger, PlatformReply, PlatformRequest
+    from fleet.protocol.subjects import ApiVerb
+
+    routes = [(name, one) for name, all_of in triggers.items() for one in all_of if isinstance(one, HttpTrigger)]
+    if not routes:
+        return []
+    platform = ask_once(ApiVerb.PLATFORM, PlatformRequest(), PlatformReply)
+    if not platform.http_url:
+        return [f"{app}.{name} answers HTTP once a gateway runs: fleet gateway" for name, _ in routes]
+    base = f"{platform.http_url.rstrip('/')}/u/{platform.tenant}"
+    return [f"{app}.{name} answers {one.method} {base}{one.path}" for name, one in routes]
 
 
 def list_functions(
