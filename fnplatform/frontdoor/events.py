@@ -66,8 +66,11 @@ class EventDoor:
         """One message on ``fleet.evt.>``."""
         _, _, tenant, subject = request.subject.split(".", 3)
         reply = request.reply
-        if (reply and not is_event_reply(reply, tenant)) or not is_token(tenant):
-            self._responder.answer_event(request, tenant, b"")  # counts it and sends nothing
+        if not is_token(tenant) or (reply and not is_event_reply(reply, tenant)):
+            if reply:
+                self._responder.answer_event(request, tenant, b"")  # counts it and sends nothing
+            else:
+                self._drop("their subjects name no tenant")
             return
         try:
             head, data = event_of_nats(tenant, subject, request.headers, request.data)

@@ -353,7 +353,9 @@ class Client(nats.aio.client.Client):
             log.debug("a message of a subscription that has ended")
             return
         try:
-            handler(Request(subject.decode(), data, reply.decode(), headers))
+            # Whoever publishes chooses both: what is no UTF-8 is no subject of ours either.
+            named, answered = subject.decode(errors="backslashreplace"), reply.decode(errors="backslashreplace")
+            handler(Request(named, data, answered, headers))
         except Exception:
             # A handler that raises is a bug of ours; it must not take the reader of everybody else down.
             log.exception("handler of %s failed", subject.decode(errors="replace"))

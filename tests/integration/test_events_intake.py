@@ -122,6 +122,24 @@ def test_what_can_not_be_decoded_is_said_or_buried(tmp_path: Path, monkeypatch: 
     with_rig(tmp_path, test)
 
 
+def test_subjects_that_are_no_text(tmp_path: Path) -> None:
+    """Core NATS takes any bytes: they are a dead letter where the tenant is one, and cost nothing else."""
+
+    async def test(rig: Rig) -> None:
+        stream = await anyio.connect_tcp(rig.broker.host, rig.broker.port)
+        async with stream:
+            await stream.send(b'CONNECT {"verbose":false}\r\n')
+            for subject in (b"default.a\xff", b"t\xff.a", b"t$.a", b"default.a\xff _INBOX.\xff"):
+                await stream.send(b"PUB fleet.evt." + subject + b" 1\r\nx\r\n")
+            ((letter, data),) = await letters(rig, 1)
+            assert letter.event is not None and "xff" in letter.event.subject and data == b"x"
+            while rig.frontdoor._events.dropped < 2 or rig.responder.dropped < 1:
+                await anyio.lowlevel.checkpoint()
+        assert await stored(rig) == []
+
+    with_rig(tmp_path, test)
+
+
 def test_nonsense_does_not_push_out_dead_letters_of_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "DEAD_BYTES_MAX", 1000)
     monkeypatch.setattr(events, "LOOK_EVERY_S", 0.0)

@@ -223,6 +223,14 @@ literal: Literal["wasm", "jax"] = add.options.runtime
 # --- put --------------------------------------------------------------------------------------------------------------
 
 
+def publish() -> None:
+    assert_type(fleet.publish("a.b", {"t": 1}, id="1", source="/s", type="t", time=None), str)
+
+
+async def publish_aio() -> None:
+    assert_type(await fleet.publish.aio("a.b", b"x", datacontenttype="image/png"), str)
+
+
 def put() -> None:
     """What is put has the type that functions take; at run time it is a fleet.Ref."""
     ref = fleet.put([1.5])
