@@ -10,6 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,24 @@ def test_the_javascript_sdk_of_cloudevents_starts_a_function(orders: LocalFleet,
         }  # fmt: skip
     again = [json.loads(line) for line in node("post_cloudevent.mjs", gateway)]
     assert [answer["duplicates"] for answer in again] == [["http-binary"], ["http-structured"]]
+
+
+def test_an_event_that_is_none_is_the_posters_fault(gateway: str) -> None:
+    whole = {"ce-specversion": "1.0", "ce-id": "bad", "ce-source": "/s", "ce-type": "t", "content-type": "text/plain"}
+    for status, headers, body in (
+        (400, {**whole, "ce-source": ""}, b""),
+        (400, {**whole, "ce-subject": "a b"}, b""),
+        (400, {"content-type": "application/cloudevents+json"}, b"[" * 100_000),
+        (413, whole, b"x" * ((1 << 20) + 1)),
+    ):
+        request = urllib.request.Request(f"{gateway}/v1/events", body, headers)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=LIMIT_S)
+        problem = json.load(caught.value)
+        assert (caught.value.code, caught.value.headers["content-type"]) == (status, "application/problem+json"), (
+            problem
+        )
+        assert "event" in problem["detail"] and problem["hint"]
 
 
 def test_the_javascript_nats_client_starts_the_same_function(orders: LocalFleet) -> None:

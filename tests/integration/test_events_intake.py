@@ -103,7 +103,7 @@ def test_what_can_not_be_decoded_is_said_or_buried(tmp_path: Path, monkeypatch: 
         client = await stranger(rig)
         broken = {**HEADERS, "ce-source": ""}
         answer = await ask(client, b"x", **broken)
-        assert answer["error"]["code"] == "protocol_error" and "source" in answer["error"]["message"]
+        assert answer["error"]["code"] == "invalid_option" and "source" in answer["error"]["message"]
         assert (await ask(client, b"x" * ((1 << 20) + 1)))["error"]["code"] == "payload_too_large"
         assert "subject" in (await ask(client, b"x", subject="fleet.evt.default.a$b"))["error"]["message"]
         for _ in range(2):

@@ -32,6 +32,7 @@ _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uff
 class EventRefused(ProtocolError):
     """An event that can't be taken as it is; ``attribute`` is what is wrong with it."""
 
+    code: ClassVar[str] = InvalidOption.code
     default_hint = "an event has the attributes of CloudEvents 1.0"
 
     @property
