@@ -42,9 +42,9 @@ def too_many() -> list[fleet.Emit]:
 
 
 @fleet.function
-def slowly(n: int) -> fleet.Emit:
+def slowly(n: int, subject: str) -> fleet.Emit:
     time.sleep(0.01)
-    return fleet.emit("chain.slowly", {"n": n})
+    return fleet.emit(subject, n)
 
 
 @fleet.function

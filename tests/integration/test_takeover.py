@@ -6,6 +6,7 @@ checker of the chaos run.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -26,11 +27,14 @@ from fleet.protocol.subjects import ApiVerb
 from fleet.testing import LocalCar, LocalFleet
 from fnplatform.history import ENV
 from tests.chaos.checker import check, read
+from tests.integration import chain_functions as chains
 from tests.integration import fault_functions as fn
+from tests.integration.test_emitting import emitted
 
 CALL_S = LEADER_TTL_S + ADOPTION_S + 3.5
 """Longer than a takeover, and longer than a lease lives without one."""
 LIMIT_S = 60.0
+EMITS = 150
 assert CALL_S > LEASE_S + 0.5 + 2
 
 
@@ -78,6 +82,9 @@ def test_a_long_call_survives_a_kill(local: LocalFleet, history: Path, part: str
     call, car = started_call(local, CALL_S if part == "control" else LEASE_S)
     slots = car.slots()
     waiting = [fn.busy.spawn(0.01) for _ in range(20)]
+    subject = f"takeover.{part}"
+    emitting = [chains.slowly.spawn(number, subject) for number in range(EMITS)]
+    assert emitting[EMITS // 10].result(timeout=LIMIT_S).subject == subject
     process = local.control if part == "control" else local.broker
     process.kill()
     process.wait_restarted()
@@ -85,6 +92,11 @@ def test_a_long_call_survives_a_kill(local: LocalFleet, history: Path, part: str
     assert set(slots) & set(car.slots()), "its slot was never replaced"
     assert [one.result(timeout=LIMIT_S) for one in waiting] == ["attempt 1"] * 20
     assert len(rows_of(history, event="grant", call=call.id)) == 1
+    # What these emit is published once, whoever dies between their outcomes and their events.
+    assert [json.loads(one.result(timeout=LIMIT_S).body) for one in emitting] == list(range(EMITS))
+    events = emitted(local, subject, EMITS)
+    assert sorted(json.loads(data) for _, data in events) == list(range(EMITS))
+    assert {event.head.id for event, _ in events} == {f"{one.id}.0" for one in emitting}
     if part == "control":
         assert len(rows_of(history, event="adopt", call=call.id)) == 1
     assert len(rows_of(history, event="commit", call=call.id, final=True)) == 1
