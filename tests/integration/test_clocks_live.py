@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from fleet.protocol.messages import DeleteReply, DeleteRequest
+from fleet.protocol.subjects import ApiVerb
 from fleet.testing import LocalFleet
-from tests.chaos.clocks import POLICIES, deploy, run_window
+from tests.chaos.clocks import POLICIES, deploy, read_window, run_window, wait_until
 
 SECONDS = 8
 DOWN_S = 3.0
@@ -32,3 +35,19 @@ def test_each_policy_runs_the_ticks_it_must_and_none_double(local: LocalFleet, v
     moments = len(window.missed())
     counts = {policy: len(window.ran[policy]) for policy in POLICIES}
     assert counts == {"all": SECONDS, "one": SECONDS - missed + moments, "skip": SECONDS - missed}
+
+
+@pytest.mark.alone
+def test_clocks_go_with_their_app(local: LocalFleet) -> None:
+    """Deleted, it doesn't tick; deployed again, it starts with that."""
+    known: dict[str, Any] = {}
+    first = int(time.time()) + 1
+    local.wait_for(lambda: read_window(local, first, 1, known).ran["skip"], "a tick")
+    local.ask(ApiVerb.DELETE, DeleteRequest(app="clocks", cancel=True), DeleteReply)
+    deleted = time.time()
+    wait_until(local, deleted + 1.5)
+    deploy()
+    again = int(time.time()) + 1
+    local.wait_for(lambda: read_window(local, again, 1, known).ran["all"], "a tick of the app deployed again")
+    between = read_window(local, int(deleted) + 1, again - int(deleted) - 1, known)
+    assert between.ran == {policy: {} for policy in POLICIES}
