@@ -1,8 +1,9 @@
 """``python -m tests.chaos.clocks``: clocks that tick every second while the control plane, then the broker, is down.
 
-Which ticks ran is read from the outcomes that lie in the durable stream, and from what the functions said in them. By the
-ticks that ``missed="all"`` ran late it is known exactly which were missed, and which of those were noticed together: from
-that follows what the other policies must have run.
+Which ticks ran is read from the outcomes that lie in the durable stream, and from what the functions said in them; that
+none was started again once it was done, from the dispatchers' history. By the ticks that ``missed="all"`` ran late it is
+known exactly which were missed, and which of those were noticed together: from that follows what the other policies must
+have run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -32,7 +34,9 @@ from fleet.protocol.limits import TICK_GRACE_S
 from fleet.protocol.messages import OutcomeRecord
 from fleet.testing import LocalFleet, LocalProcess
 from fleet.transport import Bus
+from fnplatform.history import ENV
 from fnplatform.jetstream import JetStream
+from tests.chaos.checker import read
 
 APP = Path(__file__).parent / "clock_app.py"
 POLICIES = ("all", "one", "skip")
@@ -123,6 +127,29 @@ def read_window(local: LocalFleet, first: int, seconds: int, known: dict[str, An
     return window
 
 
+def started_again(history: Path) -> list[str]:
+    """Calls that were granted, or committed, after they had an outcome."""
+    done: set[str] = set()
+    found = []
+    for row in read(history):
+        if row["event"] in ("grant", "commit"):
+            if row["call"] in done:
+                found.append(f"call {row['call']} has a {row['event']} after its outcome")
+            if row["event"] == "commit":
+                done.add(row["call"])
+    return found
+
+
+@contextlib.contextmanager
+def local_fleet() -> Iterator[tuple[LocalFleet, Path]]:
+    """A fleet with the three functions live, and its history."""
+    with tempfile.TemporaryDirectory(prefix="fleet-clocks-") as folder:
+        history = Path(folder) / "history.jsonl"
+        with LocalFleet(cars=1, environment={ENV: str(history)}) as local:
+            deploy()
+            yield local, history
+
+
 @contextlib.contextmanager
 def down(local: LocalFleet, process: LocalProcess) -> Iterator[None]:
     """``kill -9`` it; nobody starts it again before this ends."""
@@ -169,8 +196,7 @@ def main() -> int:
     parser.add_argument("--down", type=float, default=15.0)
     options = parser.parse_args()
     bad = 0
-    with LocalFleet(cars=1) as local:
-        deploy()
+    with local_fleet() as (local, history):
         known: dict[str, Any] = {}
         for victim in (local.control, local.broker):
             window = run_window(local, victim, options.seconds, options.down, known)
@@ -184,6 +210,9 @@ def main() -> int:
             for line in window.violations():
                 print(f"  VIOLATION {line}")
             bad += len(window.violations())
+        for line in started_again(history):
+            print(f"VIOLATION {line}")
+            bad += 1
     print("clocks: " + ("every tick is right" if not bad else f"{bad} violations"))
     return 1 if bad else 0
 
