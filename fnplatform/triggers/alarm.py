@@ -24,6 +24,8 @@ from fnplatform.jetstream import JetStream
 log = logging.getLogger("fleet.triggers")
 
 DUE_TTL = "60s"
+HORIZON_S = 24 * 3600.0
+"""The broker is told of nothing beyond: it rings for nothing then, and is told again."""
 LOOK_S = 5.0
 """The timer looks at the clock this often: it may have been set, and the machine may have slept."""
 
@@ -56,10 +58,11 @@ class Alarm:
     def arm(self, at_unix_s: float | None) -> None:
         """Ring at this time, instead of the one before; None: not before ``ring``."""
         self._at_unix_s = at_unix_s
+        now_unix_s = self._unix_s()
         # Set once: one that rang too early by our clock would ring at once again and again.
-        if at_unix_s is None or at_unix_s == self._scheduled_unix_s or at_unix_s <= self._unix_s():
+        if at_unix_s is None or at_unix_s == self._scheduled_unix_s or at_unix_s <= now_unix_s:
             return
-        self._scheduled_unix_s = at_unix_s
+        at_unix_s = self._scheduled_unix_s = min(at_unix_s, now_unix_s + HORIZON_S)
         at = datetime.fromtimestamp(at_unix_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         self._js.publish_then(
             SCHEDULE.build(partition=self._partition),

@@ -1,22 +1,24 @@
 """``python -m tests.chaos.clocks``: clocks that tick every second while the control plane, then the broker, is down.
 
-Which ticks ran is read from the outcomes that lie in the durable stream, and from what the functions said in them. By the
-ticks that ``missed="all"`` ran late it is known exactly which were missed, and which of those were noticed together: from
-that follows what the other policies must have run.
+Which ticks ran is read from the outcomes that lie in the durable stream, and from what the functions said in them; that
+none was started again once it was done, from the dispatchers' history. By the ticks that ``missed="all"`` ran late it is
+known exactly which were missed, and which of those were noticed together: from that follows what the other policies must
+have run.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,11 +29,14 @@ import anyio
 import fleet
 from fleet import _client, _deploy
 from fleet.protocol import frames
+from fleet.protocol.errors import FleetUnavailable
 from fleet.protocol.limits import TICK_GRACE_S
 from fleet.protocol.messages import OutcomeRecord
 from fleet.testing import LocalFleet, LocalProcess
 from fleet.transport import Bus
+from fnplatform.history import ENV
 from fnplatform.jetstream import JetStream
+from tests.chaos.checker import read
 
 APP = Path(__file__).parent / "clock_app.py"
 POLICIES = ("all", "one", "skip")
@@ -70,14 +75,21 @@ class Window:
         on_time = every - {tick for group in missed for tick in group}
         return {"all": every, "one": on_time | {group[-1] for group in missed}, "skip": on_time}
 
+    def lacking(self) -> list[str]:
+        """Ticks that didn't run (yet), one line each."""
+        return [
+            f"{policy}: tick {tick} did not run"
+            for policy, expected in self.expected().items()
+            for tick in sorted(expected - set(self.ran[policy]))
+        ]
+
     def violations(self) -> list[str]:
         """What is wrong, one line each."""
-        found = []
+        found = self.lacking()
         expected = self.expected()
         for policy in POLICIES:
             ran = self.ran[policy]
             found += [f"{policy}: tick {tick} ran {len(late)} times" for tick, late in ran.items() if len(late) > 1]
-            found += [f"{policy}: tick {tick} did not run" for tick in sorted(expected[policy] - set(ran))]
             found += [f"{policy}: tick {tick} ran and must not" for tick in sorted(set(ran) - expected[policy])]
         if self.failed:
             found.append(f"{self.failed} calls failed")
@@ -115,7 +127,30 @@ def read_window(local: LocalFleet, first: int, seconds: int, known: dict[str, An
     return window
 
 
-@contextmanager
+def started_again(history: Path) -> list[str]:
+    """Calls that were granted, or committed, after they had an outcome."""
+    done: set[str] = set()
+    found = []
+    for row in read(history):
+        if row["event"] in ("grant", "commit"):
+            if row["call"] in done:
+                found.append(f"call {row['call']} has a {row['event']} after its outcome")
+            if row["event"] == "commit":
+                done.add(row["call"])
+    return found
+
+
+@contextlib.contextmanager
+def local_fleet() -> Iterator[tuple[LocalFleet, Path]]:
+    """A fleet with the three functions live, and its history."""
+    with tempfile.TemporaryDirectory(prefix="fleet-clocks-") as folder:
+        history = Path(folder) / "history.jsonl"
+        with LocalFleet(cars=1, environment={ENV: str(history)}) as local:
+            deploy()
+            yield local, history
+
+
+@contextlib.contextmanager
 def down(local: LocalFleet, process: LocalProcess) -> Iterator[None]:
     """``kill -9`` it; nobody starts it again before this ends."""
     os.kill(local.pid, signal.SIGSTOP)
@@ -141,10 +176,12 @@ def run_window(local: LocalFleet, victim: LocalProcess, seconds: int, down_s: fl
     wait_until(local, first + seconds)
 
     def settled() -> bool:
-        last = read_window(local, first + seconds, 1, known)
-        return bool(last.ran["all"] and not local.platform().depth)
+        after = read_window(local, first + seconds, 1, known)
+        lacking = read_window(local, first, seconds, known).lacking()
+        return bool(after.ran["all"] and not lacking and not local.platform().depth)
 
-    local.wait_for(settled, "the last ticks to be done", SETTLE_S)
+    with contextlib.suppress(FleetUnavailable):  # the window says what is lacking
+        local.wait_for(settled, "the last ticks to be done", SETTLE_S)
     return read_window(local, first, seconds, known)
 
 
@@ -159,8 +196,7 @@ def main() -> int:
     parser.add_argument("--down", type=float, default=15.0)
     options = parser.parse_args()
     bad = 0
-    with LocalFleet(cars=1) as local:
-        deploy()
+    with local_fleet() as (local, history):
         known: dict[str, Any] = {}
         for victim in (local.control, local.broker):
             window = run_window(local, victim, options.seconds, options.down, known)
@@ -174,6 +210,9 @@ def main() -> int:
             for line in window.violations():
                 print(f"  VIOLATION {line}")
             bad += len(window.violations())
+        for line in started_again(history):
+            print(f"VIOLATION {line}")
+            bad += 1
     print("clocks: " + ("every tick is right" if not bad else f"{bad} violations"))
     return 1 if bad else 0
 

@@ -91,13 +91,15 @@ def test_a_wrong_clock_is_refused_by_the_name_of_what_is_wrong(expression: str, 
 
 
 @given(st.one_of(st.text(max_size=40), st.from_regex(r"\A([0-9*/,L#W-]{1,5}|MON|JAN)( ([0-9*/,LW#-]{1,5})){4,5}\Z")))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_text_is_a_clock_or_refused(expression: str) -> None:
     try:
-        cron = parse_cron(expression)
+        cron = parse_cron(expression, "America/New_York")
     except InvalidOption:
         return
-    assert next(cron.after(unix_s("2026-01-01T00:00Z"))) > unix_s("2026-01-01T00:00Z")
+    now = unix_s("2026-11-01T06:30Z")  # within a doubled hour
+    assert next(cron.after(now)) > now
+    assert all(now - 3e5 < tick <= now for tick in cron.newest(now - 3e5, now, 3))
 
 
 def test_the_29th_of_february_comes_in_leap_years() -> None:
@@ -141,7 +143,7 @@ def test_ticks_follow_each_other_from_wherever_one_begins() -> None:
         for expression in ("30 2 * * *", "0 2,3 * * *", "15 * * * *", "0 0,3 * * *"):
             trigger = CronTrigger(expression=expression, timezone=timezone)
             whole = parse_cron(expression, timezone).newest(first, last, 1000)
-            for minute in range(round((last - first) / 60)):
+            for minute in range(0, round((last - first) / 60), 5):
                 now = first + 60 * minute
                 assert parse_cron(expression, timezone).newest(first, now, 1000) == [t for t in whole if t <= now]
                 assert parse_cron(expression, timezone).newest(first, now, 1) == [t for t in whole if t <= now][-1:]

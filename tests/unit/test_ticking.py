@@ -289,7 +289,7 @@ _STEP = st.tuples(
 
 
 @given(st.lists(_STEP, max_size=30))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_tick_runs_once_through_crashes_failures_and_deploys(steps: list[tuple[float, str, str]]) -> None:
     async def main() -> None:
         world = World([*bounds(EVERY), *bounds(CronTrigger(expression="* * * * * *", missed="one"), function="g")])
@@ -307,11 +307,10 @@ def test_every_tick_runs_once_through_crashes_failures_and_deploys(steps: list[t
                     *world.live[1:],
                 ]
                 await one.changed()
-            if await settle(one):
-                world.fail = []
+            if await settle(one) or failure == "unanswered":
                 farthest = max(farthest, world.now)
         world.fail = []
-        world.now = max(world.now, farthest)
+        world.now = max(world.now, farthest)  # the clock may have been set back since
         assert await settle(one)
         assert world.times() == [float(second) for second in range(1, int(world.now) - int(START) + 1)]
         assert max(Counter(world.times("g")).values(), default=1) == 1
