@@ -120,3 +120,8 @@ def broken(event: fleet.Event) -> None:
 @app.function(on=[fleet.http("GET", "/slow")], timeout=1.0)
 def slow(event: fleet.Event) -> None:
     time.sleep(30)
+
+
+@app.function(on=[fleet.subject("web.heard")])
+def heard(event: fleet.Event) -> None:
+    print(event.id, event.data)
