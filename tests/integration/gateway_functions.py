@@ -75,6 +75,11 @@ def count(n: int, pause_s: float = 0.0) -> Iterator[int]:
 
 
 @app.function
+def few(n: int) -> Iterator[int]:
+    yield from range(min(n, 3))
+
+
+@app.function
 def talk(n: int) -> int:
     for number in range(n):
         print(f"line {number}")
