@@ -167,9 +167,9 @@ def timed(call: Callable[[], object], count: int) -> list[float]:
 
 
 @contextmanager
-def fleet_of(cars: int, slots: int = 1, sync: Sync = "default") -> Iterator[LocalFleet]:
+def fleet_of(cars: int, slots: int = 1, sync: Sync = "default", *, http: bool = False) -> Iterator[LocalFleet]:
     """A fresh fleet with an empty data directory, for the length of a ``with``."""
-    with LocalFleet(cars=cars, slots=slots, sync=sync) as fleet:
+    with LocalFleet(cars=cars, slots=slots, sync=sync, http=http) as fleet:
         # Measured once with the setting lost on its way: the figures looked plausible and were wrong.
         written = "sync_interval: always" in (fleet.data / "broker.conf").read_text()
         assert written == (sync == "always"), f"the broker doesn't run with sync {sync}"

@@ -30,6 +30,7 @@ from benchmarks import (
     departure,
     event_path,
     first_call,
+    gateway,
     idle,
     imports,
     map_items,
@@ -71,6 +72,7 @@ PARTS = {
     "imports": Part(imports.measure, ("default",)),
     "values": Part(values.measure, ("default",)),
     "events": Part(event_path.measure),
+    "gateway": Part(gateway.measure, ("default",)),
     # The broker's disk has no part in these two.
     "departure": Part(departure.measure, ("default",)),
     "idle": Part(idle.measure, ("default",)),

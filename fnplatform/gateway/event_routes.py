@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fleet.protocol.events import EventRefused, EventTooLarge
 from fleet.protocol.limits import PUBLISH_EVENTS_MAX
 from fleet.protocol.messages import PublishReply, PublishRequest
 from fleet.protocol.subjects import ApiVerb
@@ -62,7 +63,11 @@ def router(gateway: Gateway) -> APIRouter:
         async with gateway.tenant(request) as tenant:
             body = await read_body(request, BATCHED_BYTES_MAX)
             headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.scope["headers"]]
-            events = event_of_http(headers, body)
+            try:
+                events = event_of_http(headers, body)
+            except EventRefused as error:
+                status = 413 if isinstance(error, EventTooLarge) else 400
+                raise HttpProblem(status, "bad_event", error.message, hint=error.hint) from None
             if len(events) > PUBLISH_EVENTS_MAX:
                 raise HttpProblem(413, "payload_too_large", f"a batch may hold {PUBLISH_EVENTS_MAX} events")
             asked = PublishRequest(events=[head for head, _ in events])

@@ -26,7 +26,7 @@ from fleet.transport import Subscription
 from fnplatform.gateway import sse
 from fnplatform.gateway.call_routes import JSON, TOKEN, Name
 from fnplatform.gateway.core import Gateway
-from fnplatform.gateway.openapi import problems
+from fnplatform.gateway.openapi import SSE_EVENT, problems
 from fnplatform.gateway.problems import dumps, problem_of
 from fnplatform.gateway.schemas import schema_of
 from fnplatform.gateway.tenants import Tenant
@@ -215,7 +215,7 @@ def _add_logs(routes: APIRouter, gateway: Gateway) -> None:
         "/v1/logs", operation_id="getLogs", tags=["logs"], response_class=Response,
         responses={200: {"description": "Lines; with `follow` server-sent events `line`, each one line, without end.",
                          "content": {JSON: {"schema": {"$ref": "#/components/schemas/Lines"}},
-                                     "text/event-stream": {"schema": {"type": "string"}}}, "model": Lines},
+                                     "text/event-stream": {"itemSchema": SSE_EVENT}}, "model": Lines},
                    **problems(400)},
     )  # fmt: skip
     async def get_logs(

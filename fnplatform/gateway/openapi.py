@@ -43,9 +43,21 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+SSE_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "id": {"type": "string"},
+    },
+}
+"""One server-sent event, as OpenAPI describes them from 3.2 on."""
+
+
 def sse(description: str) -> dict[str, Any]:
     """A response of server-sent events."""
-    return {"description": description, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    return {"description": description, "content": {"text/event-stream": {"itemSchema": SSE_EVENT}}}
 
 
 def own_version() -> str:

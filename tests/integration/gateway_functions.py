@@ -75,6 +75,11 @@ def count(n: int, pause_s: float = 0.0) -> Iterator[int]:
 
 
 @app.function
+def few(n: int) -> Iterator[int]:
+    yield from range(min(n, 3))
+
+
+@app.function
 def talk(n: int) -> int:
     for number in range(n):
         print(f"line {number}")
@@ -120,3 +125,8 @@ def broken(event: fleet.Event) -> None:
 @app.function(on=[fleet.http("GET", "/slow")], timeout=1.0)
 def slow(event: fleet.Event) -> None:
     time.sleep(30)
+
+
+@app.function(on=[fleet.subject("web.heard")])
+def heard(event: fleet.Event) -> None:
+    print(event.id, event.data)

@@ -29,6 +29,14 @@ def web(shared_fleet: LocalFleet) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def closed(shared_fleet: LocalFleet) -> Iterator[httpx.Client]:
+    """A client of a gateway that wants tokens, as that of ``fleet serve`` does; it may be asked by pages of one other site."""
+    words = ("--cors-origin", "https://app.example")
+    with gateway_of(shared_fleet, *words) as url, httpx.Client(base_url=url, timeout=LIMIT_S) as client:
+        yield client
+
+
 def until(check: Callable[[], Any], what: str) -> Any:
     """The first true value of ``check``, which asks somebody each time."""
     limit_s = time.monotonic() + LIMIT_S
@@ -282,18 +290,17 @@ def test_routes_are_chosen_and_answers_formed(web: httpx.Client) -> None:
         problem(web.get(path), 404, "no_route")
 
 
-def test_failures_of_a_route(web: httpx.Client, shared_fleet: LocalFleet) -> None:
+def test_failures_of_a_route(web: httpx.Client, closed: httpx.Client, shared_fleet: LocalFleet) -> None:
     assert "swordfish" in problem(web.get("/u/default/broken"), 500, "function_failed")["detail"], "here all are owners"
     problem(web.get("/u/default/slow"), 504, "call_timeout")
-    with gateway_of(shared_fleet) as url, httpx.Client(base_url=url, timeout=LIMIT_S) as closed:
-        assert "swordfish" not in closed.get("/u/default/broken").text
-        token = {"authorization": f"Bearer {new_token(shared_fleet)}"}
-        assert "swordfish" in closed.get("/u/default/broken", headers=token).text
+    assert "swordfish" not in closed.get("/u/default/broken").text
+    token = {"authorization": f"Bearer {new_token(shared_fleet)}"}
+    assert "swordfish" in closed.get("/u/default/broken", headers=token).text
 
 
 def test_a_deploy_counts_at_once(web: httpx.Client, tmp_path: Path) -> None:
     file = tmp_path / "shop.py"
-    for number in range(4):
+    for number in range(3):
         path = "/fresh" if number % 2 else "/older"
         file.write_text(
             f"import fleet\napp = fleet.App('fresh')\n"
@@ -308,47 +315,74 @@ def test_a_deploy_counts_at_once(web: httpx.Client, tmp_path: Path) -> None:
 # --- who may ask -----------------------------------------------------------------------------------------------------
 
 
-def test_tokens(shared_fleet: LocalFleet, web: httpx.Client) -> None:
+def test_tokens(shared_fleet: LocalFleet, web: httpx.Client, closed: httpx.Client) -> None:
     from fleet import _tokens
     from fleet.protocol.messages import TokenReply, TokenRequest
     from fleet.protocol.subjects import ApiVerb
 
     token = new_token(shared_fleet)
-    with gateway_of(shared_fleet) as url, httpx.Client(base_url=url, timeout=LIMIT_S) as closed:
-        asked: list[Callable[..., httpx.Response]] = [
-            partial(closed.get, "/v1/apps"), partial(closed.post, f"{WEB}/add:call", json={"x": 1}),
-            partial(closed.post, "/v1/events", json={}), partial(closed.get, "/v1/logs"),
-        ]  # fmt: skip
-        strangers = (
-            None, "", "Bearer", "Bearer x", "Basic abc", f"Bearer {_tokens.make('default')}",
-            f"Bearer {_tokens.make('nobody')}", f"Bearer {token}x", f"Bearer {token.replace('default', 'other')}",
-        )  # fmt: skip
-        for text in strangers:
-            for ask in asked:
-                answer = ask(headers={} if text is None else {"authorization": text})
-                problem(answer, 401, "unauthorized")
-                assert answer.headers["www-authenticate"].startswith("Bearer")
-        mine = {"authorization": f"bearer {token}"}
-        assert closed.post(f"{WEB}/add:call", json={"x": 1}, headers=mine).json() == 2
-        assert closed.get("/u/default/plain").text == "exact", "routes are open to all"
-        request = TokenRequest(action="revoke", id=_tokens.parse(token).id)
-        shared_fleet.ask(ApiVerb.TOKEN, request, TokenReply)
-        until(lambda: closed.get("/v1/apps", headers=mine).status_code == 401, "the token to be forgotten")
+    asked: list[Callable[..., httpx.Response]] = [
+        partial(closed.get, "/v1/apps"), partial(closed.post, f"{WEB}/add:call", json={"x": 1}),
+        partial(closed.post, "/v1/events", json={}), partial(closed.get, "/v1/logs"),
+    ]  # fmt: skip
+    strangers = (
+        None, "", "Bearer", "Bearer x", "Basic abc", f"Bearer {_tokens.make('default')}",
+        f"Bearer {_tokens.make('nobody')}", f"Bearer {token}x", f"Bearer {token.replace('default', 'other')}",
+    )  # fmt: skip
+    for text in strangers:
+        for ask in asked:
+            answer = ask(headers={} if text is None else {"authorization": text})
+            problem(answer, 401, "unauthorized")
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+    mine = {"authorization": f"bearer {token}"}
+    assert closed.post(f"{WEB}/add:call", json={"x": 1}, headers=mine).json() == 2
+    assert closed.get("/u/default/plain").text == "exact", "routes are open to all"
+    request = TokenRequest(action="revoke", id=_tokens.parse(token).id)
+    shared_fleet.ask(ApiVerb.TOKEN, request, TokenReply)
+    until(lambda: closed.get("/v1/apps", headers=mine).status_code == 401, "the token to be forgotten")
     problem(web.get("/v1/apps", headers={"authorization": "Bearer x"}), 401, "unauthorized")
 
 
-def test_pages_of_others_may_not_ask_an_open_gateway(web: httpx.Client, shared_fleet: LocalFleet) -> None:
+def test_pages_of_others_may_not_ask(web: httpx.Client, closed: httpx.Client, shared_fleet: LocalFleet) -> None:
     problem(web.post(f"{WEB}/kinds:call", headers={"origin": "https://evil.example"}), 403, "other_site")
     problem(web.get("/v1/apps", headers={"host": "evil.example"}), 403, "other_site")
     assert web.get("/v1/apps", headers={"origin": str(web.base_url).rstrip("/")}).status_code == 200
     assert "access-control-allow-origin" not in web.get("/v1/apps").headers
-    with (
-        gateway_of(shared_fleet, "--open", "--cors-origin", "https://app.example") as url,
-        httpx.Client(base_url=url) as one,
-    ):
-        mine = one.get("/v1/apps", headers={"origin": "https://app.example"})
-        assert mine.status_code == 200 and mine.headers["access-control-allow-origin"] == "https://app.example"
-        problem(one.get("/v1/apps", headers={"origin": "https://evil.example"}), 403, "other_site")
+    token = {"authorization": f"Bearer {new_token(shared_fleet)}"}
+    mine = closed.get("/v1/apps", headers={"origin": "https://app.example", **token})
+    assert mine.status_code == 200 and mine.headers["access-control-allow-origin"] == "https://app.example"
+    other = closed.get("/v1/apps", headers={"origin": "https://evil.example", **token})
+    assert "access-control-allow-origin" not in other.headers
+    asked = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    assert closed.options(f"{WEB}/add:call", headers=asked).status_code == 200
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def test_cloud_events_are_accepted(web: httpx.Client) -> None:
+    mark = str(time.time_ns())
+    one = {"specversion": "1.0", "id": mark, "source": "/test", "type": "web.heard", "data": {"n": 1}}
+    kind = {"content-type": "application/cloudevents+json"}
+    first = web.post("/v1/events", content=json.dumps(one), headers=kind)
+    assert (first.status_code, first.json()) == (202, {"ids": [mark], "duplicates": []})
+    assert web.post("/v1/events", content=json.dumps(one), headers=kind).json()["duplicates"] == [mark]
+    several = json.dumps([one, one | {"id": f"{mark}-2", "subject": "web.heard"}])
+    batch = web.post("/v1/events", content=several, headers={"content-type": "application/cloudevents-batch+json"})
+    assert batch.json() == {"ids": [mark, f"{mark}-2"], "duplicates": [mark]}
+    binary = {"ce-specversion": "1.0", "ce-id": f"{mark}-3", "ce-source": "/test", "ce-type": "web.heard", **JSON}
+    assert web.post("/v1/events", content=b'{"n": 3}', headers=binary).status_code == 202
+    heard = until(lambda: _heard(web, mark), "the functions to run")
+    assert sorted(heard) == [f"{mark} {{'n': 1}}", f"{mark}-2 {{'n': 1}}", f"{mark}-3 {{'n': 3}}"]
+    for body in (b"", b"{", b"[]", b"[" * 50_000, json.dumps(one | {"id": ""}).encode()):
+        problem(web.post("/v1/events", content=body, headers=kind), 400, "bad_event")
+    problem(web.post("/v1/events", json={}), 400, "bad_event")
+
+
+def _heard(web: httpx.Client, mark: str) -> list[str]:
+    lines = web.get("/v1/logs", params={"app": "web", "function": "heard"}).json()["lines"]
+    found = [line["text"] for line in lines if line["text"].startswith(mark)]
+    return found if len(found) >= 3 else []
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
