@@ -412,6 +412,8 @@ class Router:
     @property
     def wake_s(self) -> float | None:
         """When ``batch`` or ``fetches`` is to be asked again, if nothing happens before; None: not at all."""
+        if self.under_way:
+            return None  # the last of these to be stored wakes us
         due = [self._behind_s + CURSOR_S] if self._behind_s is not None and self.popped > self.durable.seq else []
         due += [lane.retry_s for lane in self.lanes.values() if lane.lagging]
         return min(due, default=None)
