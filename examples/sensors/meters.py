@@ -1,6 +1,7 @@
 """A stream of readings: a filter, an order per sensor, and a chain of two functions.
 
     fleet dev &
+    fleet run examples/sensors/meters.py::watch '{"station": "CA-305", "kwh": 44.1, "stood_min": 874, "at": "today"}'
     fleet deploy examples/sensors/meters.py
     fleet publish meters.caltech.CA-305 '{"station": "CA-305", "kwh": 44.1, "stood_min": 874, "at": "2019-05-01T22:52:36Z"}'
     fleet logs meters -f

@@ -73,7 +73,7 @@ def deploy(client: Client, loaded: LoadedApp, tell: Callable[[str], None] | None
 
     ``tell`` gets a line for each step that packages take which this machine doesn't know yet.
     """
-    from fleet._triggers import check_startable
+    from fleet._triggers import check_routes, check_startable
     from fleet._upload import patience_s, upload
     from fleet.protocol.messages import DeployReply, DeployRequest
     from fleet.protocol.subjects import ApiVerb
@@ -83,6 +83,7 @@ def deploy(client: Client, loaded: LoadedApp, tell: Callable[[str], None] | None
     platforms: dict[str, str] = {}
     for function in loaded.functions:
         check_startable(function)
+    check_routes(loaded.functions)
     for function in loaded.functions:
         if function.options.runtime == "jax":
             manifest, read, platforms[function.name] = _traced(function, loaded.app)

@@ -31,6 +31,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+import fleet
 from fleet._function import Function
 
 SCHEMA_BYTES_MAX = 16 * 1024
@@ -206,13 +207,14 @@ def _default(value: Any) -> dict[str, Any]:
 
 
 def _named(kind: Any) -> str:
-    if isinstance(kind, type):
-        return (
-            kind.__qualname__
-            if kind.__module__ in ("builtins", "__main__")
-            else f"{kind.__module__}.{kind.__qualname__}"
-        )
-    return str(kind)
+    if not isinstance(kind, type):
+        return str(kind)
+    if kind.__module__.startswith("fleet.") and kind.__name__ in fleet.__all__:
+        return f"fleet.{kind.__name__}"
+    return kind.__qualname__ if kind.__module__ in _PLAIN_HOMES else f"{kind.__module__}.{kind.__qualname__}"
+
+
+_PLAIN_HOMES = ("builtins", "__main__")
 
 
 def _first_line(error: Exception) -> str:

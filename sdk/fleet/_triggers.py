@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Iterable
 from typing import Any, assert_never
 
 from fleet._function import Function
@@ -77,6 +79,25 @@ def check_startable(function: Function[..., Any]) -> None:
             f"{function.display_name} has triggers, and can't be called with one event: {error}",
             hint="let it take one argument, the fleet.Event, or none; others need defaults",
         ) from None
+
+
+def check_routes(functions: Iterable[Function[..., Any]]) -> None:
+    """DeployError for two functions of one app that would answer the same requests."""
+    taken: dict[tuple[str, str], str] = {}
+    for function in functions:
+        for one in function.options.on:
+            if isinstance(one, given.Http):
+                key = (one.method, _PARAMETER.sub(r"{\1}", one.path))
+                if key in taken:
+                    raise DeployError(
+                        f"{taken[key]} and {function.display_name} both answer {one.method} {one.path}",
+                        hint="give one of them another path",
+                    )
+                taken[key] = function.display_name
+
+
+_PARAMETER = re.compile(r"\{[^{}:]*(:[^{}]*)?\}")
+"""Of a path: whatever it is called, it stands for the same."""
 
 
 def in_words(trigger: messages.Trigger) -> str:

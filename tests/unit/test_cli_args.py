@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fleet
+from fleet._register import signature_text
 from fleet.cli.args import Parameter, bind_words, check_arguments, convert, from_json, parameters_of, parameters_of_text
 from fleet.cli.calls import split_target
 from fleet.protocol.errors import InvalidOption, WrongArguments
@@ -159,3 +160,20 @@ def test_arguments_that_a_deployed_function_does_not_take_are_refused_here(
 
 def test_arguments_that_fit_run_nothing_of_the_signature() -> None:
     check_arguments("app.add", "(x: 1 / 0, *rest, y=1 / 0, **more) -> 1 / 0", [1, 2], {"z": 3})
+
+
+def test_an_event_is_made_of_its_data() -> None:
+    def f(event: fleet.Event) -> None:
+        raise AssertionError(event)
+
+    function = fleet.function(f)
+    for parameters in (
+        parameters_of(function),
+        parameters_of_text(signature_text(function)),
+        parameters_of_text("(event: fleet.Event | None = None)"),
+    ):
+        (event,), _ = bind_words(['{"t": 31}'], parameters)
+        assert isinstance(event, fleet.Event)
+        assert event.data == {"t": 31}
+        assert bind_words(["hot"], parameters)[0][0].data == "hot"
+    assert bind_words(['{"t": 31}'], parameters_of_text("(event: calendar.Event)"))[0] == [{"t": 31}]

@@ -210,7 +210,7 @@ class Event(TypedDict):
         (Custom, "x of of.<locals>.f: tests.unit.test_schema.Custom"),
         (list[Custom], "Custom"),
         (dict[str, Custom | None], "Custom"),
-        (fleet.Event, r"fleet\._event.*\.Event"),
+        (fleet.Event, r": fleet\.Event$"),
         (numpy.ndarray, "numpy.ndarray"),
         (complex, "complex"),
         (Callable[[int], int], "Callable"),

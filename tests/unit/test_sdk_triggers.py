@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -187,6 +187,15 @@ def test_functions_that_an_event_cant_start(raw: Any, says: str) -> None:
     with pytest.raises(DeployError, match=says):
         _triggers.check_startable(function)
     _triggers.check_startable(function.with_options(on=()))
+
+
+def test_two_functions_for_one_route() -> None:
+    first = fleet.function(on=[fleet.http("GET", "/a/{x}/{rest:path}")])(_handle)
+    for path, method in (("/a/{y}/{z:path}", "POST"), ("/a/{y}/{z}", "GET"), ("/a/b/{z:path}", "GET")):
+        _triggers.check_routes([first, first.with_options(on=[fleet.http(cast(Any, method), path)])])
+    second = fleet.function(on=[fleet.http("GET", "/a/{y}/{z:path}")])(with_default)
+    with pytest.raises(DeployError, match=r"_handle and with_default both answer GET /a/\{y\}/\{z:path\}"):
+        _triggers.check_routes([first, second])
 
 
 def test_a_function_is_tried_with_an_event_made_by_hand() -> None:

@@ -2,7 +2,8 @@
 
 ``name=value`` is a keyword argument where the function has a parameter ``name`` (or takes ``**kwargs``); all others go by
 position. Words are converted by the parameter's type hint: int, float, bool, str as they are; list, dict, tuple, set and
-everything without a usable hint as JSON where it parses, else as text. ``Optional`` accepts ``none`` and ``null``.
+everything without a usable hint as JSON where it parses, else as text; a ``fleet.Event`` is one with such data.
+``Optional`` accepts ``none`` and ``null``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import fleet
 from fleet.protocol.errors import WrongArguments
 
 TRUE = frozenset(("true", "yes", "on", "1"))
@@ -26,6 +28,9 @@ _NAMES: dict[str, Any] = {
     "int": int, "float": float, "bool": bool, "str": str, "bytes": bytes, "list": list, "dict": dict, "tuple": tuple,
     "set": set, "frozenset": frozenset, "None": type(None), "List": list, "Dict": dict, "Tuple": tuple, "Set": set,
 }  # fmt: skip
+
+_EVENT = ("fleet.Event", "fleet._event_values.Event")
+"""How signatures name it, as written there and as Python shows a class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ def _hint_of(node: ast.expr | None) -> Any:
             return _hint_of(node.slice) | None
         return _NAMES.get(outer, Any)
     if isinstance(node, ast.Attribute):
-        return _NAMES.get(node.attr, Any)
+        return fleet.Event if ast.unparse(node) in _EVENT else _NAMES.get(node.attr, Any)
     return _NAMES.get(node.id, Any) if isinstance(node, ast.Name) else Any
 
 
@@ -199,9 +204,10 @@ def _convert_plain(word: str, target: Any) -> Any:
             raise ValueError(word)
         return value
     try:
-        return json.loads(word)
+        value = json.loads(word)
     except ValueError:
-        return word
+        value = word
+    return fleet.Event(data=value) if target is fleet.Event else value
 
 
 def _convert_union(word: str, options: Sequence[Any], name: str) -> Any:
