@@ -23,6 +23,7 @@ from fleet.protocol.messages import AppRecord, AppVersion, FunctionInfo, Manifes
 from fleet.protocol.subjects import BUCKET_FUNCTIONS
 from fnplatform.blobs import RENEW_S, BlobStore
 from fnplatform.jetstream import JetStream, WrongSequence
+from fnplatform.triggers.check import check_routes, check_triggers
 
 VERSION_CHARS = 16
 APP_VERSIONS_MAX = 50
@@ -85,6 +86,7 @@ def check_manifest(manifest: Manifest) -> None:
         )
     if len(manifest.model_dump_json()) > limits.MANIFEST_BYTES_MAX:
         raise PayloadTooLarge(f"{name}: its manifest is over {limits.MANIFEST_BYTES_MAX} bytes")
+    check_triggers(manifest)
 
 
 def code_of(manifest: Manifest) -> list[str]:
@@ -209,6 +211,7 @@ class Registry:
     ) -> tuple[AppVersion | None, bool, list[str]]:
         """Make ``manifests`` the whole of ``app``: (version, unchanged, missing code: then nothing was done)."""
         functions = _functions_of(app, manifests)
+        check_routes(manifests)
         missing = await self._missing(tenant, manifests)
         if missing:
             return None, False, missing

@@ -1,7 +1,8 @@
 """The part of CEL that expressions may use: what takes time and memory in proportion to the event. Pure.
 
 CEL always ends, but on the data of a stranger it may take hours and all memory first: loops in loops over the data,
-``map(s, s + s)`` thirty times in a row, patterns with a hundred thousand states.
+``map(s, s + s)`` thirty times in a row, ``filter`` (which copies its list for each element), patterns with a hundred thousand
+states.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ TYPES = frozenset(
     {"int", "uint", "double", "string", "bytes", "bool", "list", "map", "null_type", "timestamp", "duration"}
 )
 KEYWORDS = frozenset({"true", "false", "null", "in"})
-LOOPS = frozenset({"all", "exists", "exists_one", "filter"})
+LOOPS = frozenset({"all", "exists", "exists_one"})
 FUNCTIONS = LOOPS | {
     "bytes", "contains", "double", "duration", "endsWith", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear",
     "getFullYear", "getHours", "getMilliseconds", "getMinutes", "getMonth", "getSeconds", "has", "int", "matches", "size",
@@ -82,7 +83,7 @@ class Check:
     """InvalidOption for what no event has, and for what may take more than time in proportion to the data.
 
     That is: to look inside a loop at anything large but its own element (all of it is gone through for each element), results
-    that grow (``map``, many sums), patterns that aren't written down here or repeat by large numbers.
+    that grow (``map``, ``filter``, many sums), patterns that aren't written down here or repeat by large numbers.
     """
 
     def __init__(self, tokens: list[Token]) -> None:
@@ -129,8 +130,8 @@ class Check:
 
     def _call(self, index: int) -> None:
         token, _, first, second = self._tokens[index : index + 4]
-        if token.text == "map":
-            raise _refuse(token, "map() is not allowed", "use exists(), all() or filter()")
+        if token.text in ("map", "filter"):
+            raise _refuse(token, f"{token.text}() is not allowed", "use exists(), all() or exists_one()")
         if token.text not in FUNCTIONS:
             raise _refuse(token, f"there is no function {token.text}()", f"known are {', '.join(sorted(FUNCTIONS))}")
         if token.text == "matches":
