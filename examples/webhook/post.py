@@ -41,11 +41,10 @@ def main() -> None:
     parser.add_argument("picture", nargs="?", type=Path)
     parser.add_argument("small", nargs="?", type=Path)
     parser.add_argument("side", nargs="?", type=int, default=48)
-    parser.add_argument("--http")
     given = parser.parse_args()
     fleet_cli("deploy", str(APP))
     status = json.loads(fleet_cli("status", "--json"))
-    url = f"{given.http or status['http_url']}/u/{status['tenant']}/thumbnails/{given.side}"
+    url = f"{status['http_url']}/u/{status['tenant']}/thumbnails/{given.side}"
     picture = given.picture.read_bytes() if given.picture else drawn()
     request = urllib.request.Request(url, picture, {"content-type": "image/png"}, method="POST")
     with urllib.request.urlopen(request, timeout=60) as answer:

@@ -28,7 +28,6 @@ from fleet.protocol import limits
 from fleet.protocol.messages import CallsRequest, DeleteReply, DeleteRequest, LogsReply, LogsRequest, StatusReply
 from fleet.protocol.subjects import ApiVerb
 from fleet.testing import LocalFleet
-from tests.integration.gateway_rig import gateway_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_S = 60.0
@@ -142,13 +141,13 @@ def test_the_chain_here() -> None:
 # --- on a fleet -------------------------------------------------------------------------------------------------------
 
 
-def run(*words: str) -> str:
-    """What ``python -m WORDS`` prints."""
+def run(*words: str) -> tuple[str, str]:
+    """What ``python -m WORDS`` prints, and says on stderr."""
     done = subprocess.run(
         [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=RUN_S, check=False
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout, done.stderr
 
 
 @contextmanager
@@ -178,7 +177,7 @@ def test_a_day_of_readings(shared_fleet: LocalFleet, capsys: pytest.CaptureFixtu
     reminders = [(station, meters.remind(fleet.Event(data=one.body))) for station, one in emitted if one is not None]
     assert len(readings) > len(large) > len(reminders) > 30
     with deployed(shared_fleet, "meters"):
-        assert run("examples.sensors.replay", DAY.isoformat()) == f"{len(readings)} readings published\n"
+        assert run("examples.sensors.replay", DAY.isoformat())[0] == f"{len(readings)} readings published\n"
         shared_fleet.wait_for(
             lambda: len(printed(shared_fleet, "meters", "remind")) >= len(reminders), "all to be reminded"
         )
@@ -205,7 +204,7 @@ soon = report.nightly.with_options(on=[fleet.cron("* * * * * *")])
 
 
 def test_the_nightly_report_by_its_clock(shared_fleet: LocalFleet, tmp_path: Path) -> None:
-    told = json.loads(run("fleet.cli.main", "deploy", str(ROOT / "examples/nightly/report.py"), "--json"))
+    told = json.loads(run("fleet.cli.main", "deploy", str(ROOT / "examples/nightly/report.py"), "--json")[0])
     assert told["triggers"]["nightly"][0]["expression"] == "15 3 * * *"
     shared_fleet.ask(ApiVerb.DELETE, DeleteRequest(app="report"), DeleteReply)
     file = tmp_path / "often.py"
@@ -224,16 +223,15 @@ def ended(fleet: LocalFleet, app: str) -> str | None:
     return next((one.call for one in calls if one.state == "succeeded"), None)
 
 
-def test_the_webhook_over_http(shared_fleet: LocalFleet, tmp_path: Path) -> None:
-    small = tmp_path / "small.png"
-    given = tmp_path / "given.png"
-    given.write_bytes(encoded(drawn(60, 40, 3), [1, 2, 3, 4]))
-    with deployed(shared_fleet, "thumbnails"), gateway_of(shared_fleet) as http:
-        assert ": 48x30, mean #" in run("examples.webhook.post", "--http", http)
-        assert ": 6x4, mean #" in run("examples.webhook.post", str(given), str(small), "6", "--http", http)
-        assert small.read_bytes() == post(given.read_bytes()).body
-        address = f"{http}/u/{shared_fleet.platform().tenant}/thumbnails/6"
+def test_the_webhook_over_http(shared_fleet: LocalFleet) -> None:
+    address = f"{shared_fleet.http_url}/u/{shared_fleet.platform().tenant}/thumbnails/"
+    with deployed(shared_fleet, "thumbnails"):
+        out, said = run("examples.webhook.post")
+        assert ": 48x30, mean #" in out
+        assert f"thumbnails.thumbnail answers POST {address}{{side}}\n" in said
+        body = encoded(drawn(60, 40, 3), [1, 2, 3, 4])
+        assert urllib.request.urlopen(address + "6", body, timeout=RUN_S).read() == post(body).body
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(urllib.request.Request(address, b"GIF89a", method="POST"), timeout=RUN_S)
+            urllib.request.urlopen(address + "6", b"GIF89a", timeout=RUN_S)
         assert caught.value.code == 415
         assert json.load(caught.value) == {"error": "this is no PNG file"}
