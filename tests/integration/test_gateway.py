@@ -277,6 +277,11 @@ def test_routes_are_chosen_and_answers_formed(web: httpx.Client) -> None:
     assert web.get("/u/default/nothing").status_code == 204
     image = web.get("/u/default/image")
     assert image.content == b"\x89PNG" and image.headers["content-type"] == "application/octet-stream"
+    page = web.get("/u/default/page")
+    assert (page.status_code, page.text, page.headers["x-ok"]) == (201, "<b>hi</b>", "yes")
+    assert page.headers["content-type"] == "text/html; charset=utf-8" and page.headers["content-length"] == "9"
+    assert "connection" not in page.headers and "transfer-encoding" not in page.headers, "those aren't a function's"
+    assert web.post("/u/default/hear", json={"n": 1}).status_code == 204, "an event goes out, nothing comes back"
     wrong = web.delete("/u/default/echo/x")
     assert problem(wrong, 405, "method_not_allowed") and wrong.headers["allow"] == "GET, HEAD, POST"
     for path in (

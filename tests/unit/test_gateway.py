@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import Response
 
+import fleet
 from fleet.protocol.codec import encode
 from fleet.protocol.errors import BY_CODE, QueueFull
 from fleet.protocol.messages import FunctionInfo, HttpTrigger, Manifest, Program
@@ -126,6 +127,22 @@ def test_answers_of_functions() -> None:
     assert text.body == "ü".encode() and text.headers["content-type"] == "text/plain; charset=utf-8"
     assert response_of(b"x", "c").headers["content-type"] == "application/octet-stream"
     assert response_of([1], "c").body == b"[1]"
+    assert response_of(fleet.emit("a.b", 1), "c").status_code == 204
+    hostile = fleet.Response(b"x", 200)
+    hostile.headers = {"X-A": "b\r\nInjected: 1", "Bad Name": "x", "Upgrade": "h2c", "Date": "x", "x-ok": "1"}
+    found = response_of(hostile, "c")
+    assert sorted(found.headers) == ["content-length", "content-type", "fleet-call-id", "x-ok"]
+    bare = response_of(fleet.Response("text", 204), "c")
+    assert bare.body == b"" and "content-type" not in bare.headers
+
+
+def test_what_functions_give_the_platform_as_json() -> None:
+    assert to_json(decoded(encode(fleet.Response({"a": 1}, 201)))) == {
+        "status": 201, "headers": {}, "content_type": "application/json", "body": {"a": 1},
+    }  # fmt: skip
+    assert to_json(decoded(encode([fleet.emit("a.b", "text")])))[0]["data"] == "text"
+    event = fleet.Event("a.b", b"\xff", id="1", source="/s")
+    assert to_json(decoded(encode(event)))["data"] == "/w=="
 
 
 # --- problems --------------------------------------------------------------------------------------------------------
