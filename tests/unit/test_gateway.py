@@ -22,7 +22,7 @@ import fleet
 from fleet.protocol.codec import encode
 from fleet.protocol.errors import BY_CODE, QueueFull
 from fleet.protocol.messages import FunctionInfo, HttpTrigger, Manifest, Program
-from fnplatform.gateway import guarded, json_bodies
+from fnplatform.gateway import app, guarded, json_bodies
 from fnplatform.gateway.auth import _name_of
 from fnplatform.gateway.decoding import decoded, to_json
 from fnplatform.gateway.guarded import GuardedProtocol
@@ -286,3 +286,37 @@ def test_a_taken_port_is_told() -> None:
         with pytest.raises(Refused, match=f"port {port} on 127.0.0.1"):
             listening("127.0.0.1", port)
     assert choose_port(HttpSettings(port=0)) > 0 and choose_port(HttpSettings()) > 0
+
+
+def test_too_many_requests_are_refused_and_health_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "REQUESTS_MAX", 2)
+    statuses: list[int] = []
+
+    async def main() -> None:
+        go = anyio.Event()
+
+        async def slow(scope: Any, receive: Any, send: Any) -> None:
+            if scope["path"] != "/healthz":
+                await go.wait()
+            await Response(b"")(scope, receive, send)
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        async def ask(path: str) -> None:
+            await gate({"type": "http", "path": path, "headers": []}, None, send)  # type: ignore[arg-type]
+
+        gate = app.Gate(slow)
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(ask, "/v1/apps")
+            await anyio.wait_all_tasks_blocked()
+            await ask("/v1/apps")
+            await ask("/healthz")
+            assert statuses == [503, 200]
+            go.set()
+        await ask("/v1/apps")
+
+    anyio.run(main)
+    assert statuses == [503, 200, 200, 200, 200]
