@@ -117,8 +117,14 @@ def _key_reused(call: str) -> HttpProblem:
 async def accepted(ticket: Ticket) -> None:
     """Return once the platform has it; HttpProblem if it refused."""
     if not ticket.accepted and not ticket.done:
-        there = anyio.Event()
-        ticket.on_accepted = there.set
+        there, others = anyio.Event(), ticket.on_accepted
+
+        def heard() -> None:
+            there.set()
+            if others is not None:  # Requests with one key share a ticket.
+                others()
+
+        ticket.on_accepted = heard
         ticket.arm(there.set)
         await there.wait()
     if ticket.error is not None:

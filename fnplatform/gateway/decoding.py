@@ -12,6 +12,7 @@ dataclass, NamedTuple, attrs, pydantic            object of its fields
 member of an Enum                                 its name
 numpy array, scalar                               nested lists, number; numpy is not needed for it
 exception                                         object with type and message
+fleet.Event, Emit, Response                       object of what they hold; data by its content type
 ================================================  ========================================================================
 
 No class is looked up, nothing of a function is imported or run: a result is data here.
@@ -20,6 +21,7 @@ No class is looked up, nothing of a function is imported or run: a result is dat
 from __future__ import annotations
 
 import base64
+import json
 import math
 import struct
 from array import array
@@ -28,6 +30,7 @@ from datetime import date, datetime, time, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+from fleet._event import Emit, Event, Response, is_json
 from fleet.protocol._codec import kinds as k
 from fleet.protocol._codec.arrays import NUMPY_TYPES
 from fleet.protocol._codec.decode import Decoder
@@ -129,7 +132,31 @@ def to_json(value: Any) -> Any:
         return to_json(vars(value))
     if isinstance(value, ExceptionData):
         return {"type": value.type_name, "message": value.message}
+    if isinstance(value, Response):
+        body = _content(value.body, value.content_type)
+        return {"status": value.status, "headers": value.headers, "content_type": value.content_type, "body": body}
+    if isinstance(value, Emit):
+        return {"subject": value.subject, "type": value.type, "data": _content(value.body, value.datacontenttype)}
+    if isinstance(value, Event):
+        return {
+            "id": value.id, "source": value.source, "type": value.type, "subject": value.subject,
+            "time": to_json(value.time), "data": _content(value.body, value.datacontenttype),
+        }  # fmt: skip
     return str(value)
+
+
+def _content(body: bytes, content_type: str | None) -> Any:
+    """What JSON says, text, else base64; null for nothing."""
+    if not body:
+        return None
+    try:
+        if content_type is not None and is_json(content_type):
+            return to_json(json.loads(body))
+        if content_type is not None and content_type.startswith("text/"):
+            return body.decode()
+    except (ValueError, RecursionError):  # It isn't what it says.
+        pass
+    return to_json(body)
 
 
 def _key(name: Any) -> str:

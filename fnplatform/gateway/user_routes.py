@@ -19,7 +19,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fleet._event import BINARY, Event, HttpRequest, now_text, pack_call
+from fleet._event import BINARY, Event, HttpRequest, emits_of, now_text, pack_call
 from fleet._event import Response as FunctionResponse
 from fleet.protocol.codec import ExceptionData
 from fleet.protocol.errors import CallCancelled, FleetError
@@ -149,11 +149,14 @@ def event_of(call: str, request: Request, body: bytes, path_params: Mapping[str,
 
 
 def response_of(value: Any, call: str) -> Response:
-    """The answer that a function's value stands for: a ``fleet.Response``, text, bytes, nothing (204), else JSON."""
+    """The answer that a function's value stands for: a ``fleet.Response``, text, bytes, else JSON.
+
+    For nothing, and for events to be published (``fleet.emit``), 204.
+    """
     headers = {"fleet-call-id": call}
     if isinstance(value, FunctionResponse):
         return _own_response(value, headers)
-    if value is None:
+    if value is None or emits_of(value):
         return Response(None, 204, headers)
     if isinstance(value, str):
         return Response(value.encode(errors="surrogatepass"), 200, headers, "text/plain")

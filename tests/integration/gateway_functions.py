@@ -130,3 +130,14 @@ def slow(event: fleet.Event) -> None:
 @app.function(on=[fleet.subject("web.heard")])
 def heard(event: fleet.Event) -> None:
     print(event.id, event.data)
+
+
+@app.function(on=[fleet.http("GET", "/page")])
+def page(event: fleet.Event) -> fleet.Response:
+    headers = {"X-Ok": "yes", "Connection": "close", "Content-Length": "3", "Transfer-Encoding": "chunked"}
+    return fleet.Response("<b>hi</b>", 201, headers, content_type="text/html; charset=utf-8")
+
+
+@app.function(on=[fleet.http("POST", "/hear")])
+def hear(event: fleet.Event) -> fleet.Emit:
+    return fleet.emit("web.nobody", event.json())

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,9 +18,14 @@ import anyio
 import httpx2 as httpx
 import pytest
 
-from fleet.protocol.messages import CallState
+from fleet import _tokens
+from fleet._procfs import children_of, descendants_of
+from fleet.protocol.messages import CallsRequest, CallState, CallStatus, StatusReply, TokenReply, TokenRequest
+from fleet.protocol.subjects import ApiVerb
 from fleet.testing import LocalFleet
+from fnplatform.gateway.child import FLEET
 from tests.integration.gateway_rig import FUNCTIONS, LIMIT_S, deploy, events_in, gateway_of, new_token, problem
+from tests.integration.processes import all_end
 
 WEB = "/v1/apps/web/functions"
 
@@ -159,37 +168,26 @@ def test_many_requests_at_once(web: httpx.Client) -> None:
     assert len(same) == 1, "one key is one call, also all at once"
 
 
-def test_whoever_goes_away_cancels_the_call(web: httpx.Client) -> None:
+def test_whoever_goes_away_cancels_the_call(web: httpx.Client, shared_fleet: LocalFleet) -> None:
     def gone(headers: dict[str, str]) -> None:
         with pytest.raises(httpx.ReadTimeout):
-            web.post(f"{WEB}/sleep:call", json={"seconds": 20}, headers=headers, timeout=1.0)
+            web.post(f"{WEB}/sleep:call", json={"seconds": 20}, headers=headers, timeout=0.5)
 
-    def newest(state: str) -> list[str]:
-        from fleet.protocol.messages import CallsRequest, StatusReply
-        from fleet.protocol.subjects import ApiVerb
+    def cancelled() -> set[str]:
+        return {row.call for row in sleepers(shared_fleet, "cancelled")}
 
-        rows = fleet.ask(ApiVerb.CALLS, CallsRequest(app="web", function="sleep", limit=5), StatusReply).calls
-        return [row.call for row in rows if row.state == CallState(state)]
-
-    fleet = web_fleet(web)
-    before = set(newest("cancelled"))
+    before = cancelled()
     gone({})
-    until(lambda: set(newest("cancelled")) - before, "the call to be cancelled")
+    until(lambda: cancelled() - before, "the call to be cancelled")
     gone({"idempotency-key": f"keep {time.time_ns()}"})
-    running = until(lambda: newest("running"), "the call to go on")
-    assert web.delete(f"/v1/calls/{running[0]}").json()["cancelled"]
+    running = until(lambda: sleepers(shared_fleet, "running"), "the call to go on")
+    assert web.delete(f"/v1/calls/{running[0].call}").json()["cancelled"]
 
 
-_fleets: dict[str, LocalFleet] = {}
-
-
-def web_fleet(web: httpx.Client) -> LocalFleet:
-    return _fleets["shared"]
-
-
-@pytest.fixture(autouse=True)
-def _known(shared_fleet: LocalFleet) -> None:
-    _fleets["shared"] = shared_fleet
+def sleepers(fleet: LocalFleet, state: str) -> list[CallStatus]:
+    """The newest calls of ``sleep`` in that state."""
+    rows = fleet.ask(ApiVerb.CALLS, CallsRequest(app="web", function="sleep", limit=5), StatusReply).calls
+    return [row for row in rows if row.state == CallState(state)]
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------
@@ -277,6 +275,11 @@ def test_routes_are_chosen_and_answers_formed(web: httpx.Client) -> None:
     assert web.get("/u/default/nothing").status_code == 204
     image = web.get("/u/default/image")
     assert image.content == b"\x89PNG" and image.headers["content-type"] == "application/octet-stream"
+    page = web.get("/u/default/page")
+    assert (page.status_code, page.text, page.headers["x-ok"]) == (201, "<b>hi</b>", "yes")
+    assert page.headers["content-type"] == "text/html; charset=utf-8" and page.headers["content-length"] == "9"
+    assert "connection" not in page.headers and "transfer-encoding" not in page.headers, "those aren't a function's"
+    assert web.post("/u/default/hear", json={"n": 1}).status_code == 204, "an event goes out, nothing comes back"
     wrong = web.delete("/u/default/echo/x")
     assert problem(wrong, 405, "method_not_allowed") and wrong.headers["allow"] == "GET, HEAD, POST"
     for path in (
@@ -316,10 +319,6 @@ def test_a_deploy_counts_at_once(web: httpx.Client, tmp_path: Path) -> None:
 
 
 def test_tokens(shared_fleet: LocalFleet, web: httpx.Client, closed: httpx.Client) -> None:
-    from fleet import _tokens
-    from fleet.protocol.messages import TokenReply, TokenRequest
-    from fleet.protocol.subjects import ApiVerb
-
     token = new_token(shared_fleet)
     asked: list[Callable[..., httpx.Response]] = [
         partial(closed.get, "/v1/apps"), partial(closed.post, f"{WEB}/add:call", json={"x": 1}),
@@ -407,6 +406,42 @@ def test_bad_requests_are_answered_with_problems(web: httpx.Client) -> None:
     problem(web.post(f"{WEB}/echo:call", content=iter([big[:1000], big]), headers=JSON), 413, "payload_too_large")
     problem(web.post("/u/default/echo/x", content=big), 413, "payload_too_large")
     assert web.post(f"{WEB}/echo:call", json={"value": "x" * (3 << 20)}).json() == "x" * (3 << 20)
+
+
+def test_what_is_in_flight_is_answered_at_the_end(web: httpx.Client, shared_fleet: LocalFleet) -> None:
+    answers: list[httpx.Response] = []
+
+    def ask(url: str) -> None:
+        answers.append(httpx.post(f"{url}{WEB}/sleep:call", json={"seconds": 1.0}, timeout=LIMIT_S))
+
+    before = {row.call for row in sleepers(shared_fleet, "running")}
+    with gateway_of(shared_fleet, "--open") as url:
+        asking = threading.Thread(target=ask, args=(url,))
+        asking.start()
+        until(lambda: {row.call for row in sleepers(shared_fleet, "running")} - before, "the call to run")
+    asking.join(LIMIT_S)
+    assert answers[0].json() == "slept"
+
+
+def test_serve_keeps_a_gateway_that_wants_tokens(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*FLEET, "serve", "--data", str(tmp_path), "--port", "0", "--http-port", "0"], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        url = next(line for line in process.stderr if line.startswith("gateway ready at ")).split()[-1]
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        problem(httpx.get(f"{url}/v1/apps"), 401, "unauthorized")
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in children_of(process.pid)}
+        (child,) = [pid for pid, words in commands.items() if "gateway" in words]
+        os.kill(child, signal.SIGKILL)
+        assert url in next(line for line in process.stderr if line.startswith("gateway ready at ")), "at the same place"
+        assert httpx.get(f"{url}/readyz").status_code == 200
+    finally:
+        left = descendants_of(process.pid)
+        process.terminate()
+        process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0 and all_end(left, 0.0) == []
 
 
 def test_the_gateway_comes_back(shared_fleet: LocalFleet, web: httpx.Client) -> None:

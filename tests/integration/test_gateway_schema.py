@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
 from fleet.testing import LocalFleet
 from tests.integration.gateway_rig import FUNCTIONS, deploy
 
-EXAMPLES = 25
+EXAMPLES = 15
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 NAMES = {"app": ["web", "none", "a b"], "fn": ["add", "echo", "typed", "few", "hook", "none"]}
 """Functions that end whatever they are given."""

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import Response
 
+import fleet
 from fleet.protocol.codec import encode
 from fleet.protocol.errors import BY_CODE, QueueFull
 from fleet.protocol.messages import FunctionInfo, HttpTrigger, Manifest, Program
-from fnplatform.gateway import guarded, json_bodies
+from fnplatform.gateway import app, guarded, json_bodies
 from fnplatform.gateway.auth import _name_of
 from fnplatform.gateway.decoding import decoded, to_json
 from fnplatform.gateway.guarded import GuardedProtocol
@@ -126,6 +127,22 @@ def test_answers_of_functions() -> None:
     assert text.body == "ü".encode() and text.headers["content-type"] == "text/plain; charset=utf-8"
     assert response_of(b"x", "c").headers["content-type"] == "application/octet-stream"
     assert response_of([1], "c").body == b"[1]"
+    assert response_of(fleet.emit("a.b", 1), "c").status_code == 204
+    hostile = fleet.Response(b"x", 200)
+    hostile.headers = {"X-A": "b\r\nInjected: 1", "Bad Name": "x", "Upgrade": "h2c", "Date": "x", "x-ok": "1"}
+    found = response_of(hostile, "c")
+    assert sorted(found.headers) == ["content-length", "content-type", "fleet-call-id", "x-ok"]
+    bare = response_of(fleet.Response("text", 204), "c")
+    assert bare.body == b"" and "content-type" not in bare.headers
+
+
+def test_what_functions_give_the_platform_as_json() -> None:
+    assert to_json(decoded(encode(fleet.Response({"a": 1}, 201)))) == {
+        "status": 201, "headers": {}, "content_type": "application/json", "body": {"a": 1},
+    }  # fmt: skip
+    assert to_json(decoded(encode([fleet.emit("a.b", "text")])))[0]["data"] == "text"
+    event = fleet.Event("a.b", b"\xff", id="1", source="/s")
+    assert to_json(decoded(encode(event)))["data"] == "/w=="
 
 
 # --- problems --------------------------------------------------------------------------------------------------------
@@ -269,3 +286,37 @@ def test_a_taken_port_is_told() -> None:
         with pytest.raises(Refused, match=f"port {port} on 127.0.0.1"):
             listening("127.0.0.1", port)
     assert choose_port(HttpSettings(port=0)) > 0 and choose_port(HttpSettings()) > 0
+
+
+def test_too_many_requests_are_refused_and_health_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "REQUESTS_MAX", 2)
+    statuses: list[int] = []
+
+    async def main() -> None:
+        go = anyio.Event()
+
+        async def slow(scope: Any, receive: Any, send: Any) -> None:
+            if scope["path"] != "/healthz":
+                await go.wait()
+            await Response(b"")(scope, receive, send)
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        async def ask(path: str) -> None:
+            await gate({"type": "http", "path": path, "headers": []}, None, send)  # type: ignore[arg-type]
+
+        gate = app.Gate(slow)
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(ask, "/v1/apps")
+            await anyio.wait_all_tasks_blocked()
+            await ask("/v1/apps")
+            await ask("/healthz")
+            assert statuses == [503, 200]
+            go.set()
+        await ask("/v1/apps")
+
+    anyio.run(main)
+    assert statuses == [503, 200, 200, 200, 200]

