@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fleet.protocol import limits
 from fleet.protocol.messages import CarHello, Lease, Offer, Release, Standing
-from fnplatform.dispatcher import leases
+from fnplatform.dispatcher import keys, leases
 from fnplatform.dispatcher.events import BeatAnswer, Beaten, Drop
 from fnplatform.dispatcher.granting import check, lease_fields, leave_queue, ready, take_place, unlease
 from fnplatform.dispatcher.queues import UNKNOWN_RUN_S
@@ -121,13 +121,15 @@ def adopt(board: Board, entry: Entry, lease: Lease, car: Car) -> None:
         older = unlease(board, entry, "drop")
         board.out.append(Drop(older.car.name, [older.lease.counter]))
     leave_queue(entry)
-    items = entry.remaining if entry.state.items is not None else None
+    items = keys.items_of(entry) if entry.state.items is not None else None
     entry.lease = Held(
         lease, leases.order(lease), car, board.unix_s, board.now_s, UNKNOWN_RUN_S, items, accepted=True
     )  # fmt: skip
     was = entry.phase
     entry.phase = Phase.LEASED
     entry.started = True
+    if entry.state.key:
+        keys.adopted(board, entry)
     take_place(board, entry, car, lease.counter, UNKNOWN_RUN_S)
     board.counters.adopted += 1
     if board.notes:

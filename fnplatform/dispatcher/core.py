@@ -13,7 +13,7 @@ from typing import Any
 from fleet.protocol import limits
 from fleet.protocol.errors import QueueTimeout, Refused
 from fleet.protocol.messages import CallState
-from fnplatform.dispatcher import cars, chunks, events, granting, leases, reporting, streams, verdicts
+from fnplatform.dispatcher import cars, chunks, events, granting, keys, leases, reporting, streams, verdicts
 from fnplatform.dispatcher.events import Action, Commit, Drop, Event, NewCall, Remove, Requeue
 from fnplatform.dispatcher.queues import FunctionQueue, Limit
 from fnplatform.dispatcher.state import Board, Entry, Phase
@@ -151,6 +151,8 @@ class DispatcherCore:
         if state.stream:
             streams.opened(board, entry)
         board.by_seq[entry.seq] = entry
+        if state.key:
+            keys.join(board, entry)
         if state.group is not None:
             board.groups.setdefault((state.tenant, state.group), {})[state.call] = entry
         if state.expires_unix_s is not None:
@@ -310,7 +312,7 @@ class DispatcherCore:
             entry.next_part = max(entry.next_part, number + 1)
         entry.checkpoint = entry.checkpoint or event.checkpoint
         if entry.lease is not None:
-            entry.lease.items = entry.remaining if entry.state.items is not None else None
+            entry.lease.items = keys.items_of(entry) if entry.state.items is not None else None
         elif entry.phase is Phase.CHECKING and entry.state.items is not None and not entry.remaining:
             entry.phase = Phase.ENDING
             outcome = CallState.FAILED if entry.failed_items else CallState.SUCCEEDED
@@ -334,17 +336,23 @@ class DispatcherCore:
 
     def _caught_up(self, _event: events.CaughtUp) -> None:
         self.board.caught_up = True
+        self._unhold()
         self._tick()
+
+    def _unhold(self) -> None:
+        """Calls that waited to know what was there before them: those that still have to are held again."""
+        board = self.board
+        held, board.held = board.held, []
+        for entry in held:
+            if entry.phase is Phase.HELD:
+                granting.ready(board, entry)
 
     def _tick(self) -> None:
         board = self.board
         if board.adopting and board.caught_up and board.now_s - board.led_s >= limits.ADOPTION_S:
             board.adopting = False
             board.orphans.clear()
-            held, board.held = board.held, []
-            for entry in held:
-                if entry.phase is Phase.HELD:
-                    granting.ready(board, entry)
+            self._unhold()
         while (due := board.delayed.pop_until(board.unix_s)) is not None:
             due.not_before = 0.0
             granting.ready(board, due)
@@ -361,7 +369,7 @@ class DispatcherCore:
             return
         later = []
         while (entry := board.expiring.pop_until(board.unix_s)) is not None:
-            if entry.phase in (Phase.WAITING, Phase.DELAYED):
+            if entry.phase in (Phase.WAITING, Phase.DELAYED, Phase.BLOCKED):
                 waited_s = board.unix_s - entry.state.submitted_unix_s
                 error = QueueTimeout(f"no car took the call within its queue_timeout (it waited {waited_s:.1f} s)")
                 reporting.end_call(board, entry, CallState.EXPIRED, error)

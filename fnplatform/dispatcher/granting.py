@@ -10,7 +10,7 @@ from collections import deque
 
 from fleet.protocol import limits
 from fleet.protocol.messages import Lease
-from fnplatform.dispatcher import batching, chunks, leases
+from fnplatform.dispatcher import batching, chunks, keys, leases
 from fnplatform.dispatcher.events import Check, Drop, Grant, GrantAnswered
 from fnplatform.dispatcher.matching import fits, ranked
 from fnplatform.dispatcher.queues import UNKNOWN_RUN_S, FunctionQueue
@@ -23,9 +23,14 @@ CHECKS_MAX = 64
 def ready(board: Board, entry: Entry) -> None:
     """Nobody runs this call: put it where it waits, or grant it."""
     assert entry.lease is None and entry.phase is not Phase.GONE, (entry.phase, entry.state.call)
-    if board.adopting and not entry.checked:
+    keyed = bool(entry.state.key)
+    if (board.adopting and not entry.checked) or (keyed and not board.caught_up):
         entry.phase = Phase.HELD
         board.held.append(entry)
+        return
+    if keyed and not keys.take_turn(board, entry):
+        keys.block(entry)
+        turn(board, entry)
         return
     not_before = _not_before(board, entry)
     if not_before > board.unix_s:
@@ -36,11 +41,20 @@ def ready(board: Board, entry: Entry) -> None:
     _enqueue(board, entry)
 
 
+def turn(board: Board, entry: Entry) -> None:
+    """A call with a key doesn't stand in the way of its key any more: the one whose turn it is now may go."""
+    following = keys.next_of(board, entry)
+    if following is not None:
+        ready(board, following)
+
+
 def _not_before(board: Board, entry: Entry) -> float:
     """When something of this call may run: for a chunk as soon as one of its items may."""
     if not entry.holds:
         return entry.not_before
     entry.holds = {item: at for item, at in entry.holds.items() if at > board.unix_s}
+    if keys.one_by_one(entry):
+        return keys.hold_of(entry)
     if chunks.subtract(entry.remaining, chunks.of(entry.holds)):
         return 0.0
     return min(entry.holds.values())
@@ -118,6 +132,8 @@ def _assign(board: Board, entry: Entry, car: Car) -> None:
     count = 1
     if state.items is not None:
         items = chunks.subtract(entry.remaining, chunks.of(entry.holds)) if entry.holds else entry.remaining
+        if keys.one_by_one(entry):
+            items = keys.items_of(entry)
         count = chunks.count(items)
     # Nobody knows how long a generator runs: its caller has a say in it.
     estimate_s = UNKNOWN_RUN_S if queue.run_s is None or state.stream else queue.run_s * count

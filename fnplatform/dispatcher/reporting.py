@@ -9,10 +9,10 @@ from __future__ import annotations
 from fleet.protocol import limits
 from fleet.protocol.errors import CarLost, FleetError
 from fleet.protocol.messages import CallState, Metering, OutcomeRecord, Retries, RunOutcome, RunStatus, WireError
-from fnplatform.dispatcher import chunks, leases
+from fnplatform.dispatcher import chunks, keys, leases
 from fnplatform.dispatcher.chunks import Ranges
 from fnplatform.dispatcher.events import Commit, Remove, Report, Requeue, Result
-from fnplatform.dispatcher.granting import leave_queue, unlease
+from fnplatform.dispatcher.granting import leave_queue, turn, unlease
 from fnplatform.dispatcher.state import Board, Ended, Entry, Held, Phase
 from fnplatform.dispatcher.verdicts import decide, undecided
 
@@ -129,6 +129,8 @@ def requeue(
         if entry.holds:
             unheld = chunks.subtract(entry.remaining, chunks.of(entry.holds))
             not_before = 0.0 if unheld else min(entry.holds.values())
+            if keys.one_by_one(entry):
+                not_before = keys.hold_of(entry)
             update["not_before_unix_s"] = not_before
     entry.phase = Phase.ENDING
     state = entry.state.model_copy(update=update)
@@ -147,6 +149,9 @@ def finish(board: Board, entry: Entry, outcome: CallState, order: leases.Order, 
     if board.entries.get((state.tenant, state.call)) is not entry:
         return  # it only shared the id of another function's call
     del board.entries[state.tenant, state.call]
+    if state.key:
+        keys.leave(board, entry)
+        turn(board, entry)
     if state.group is not None:
         group = board.groups.get((state.tenant, state.group))
         if group is not None:

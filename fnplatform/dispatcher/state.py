@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fleet.protocol.messages import (
     CallState,
@@ -25,6 +26,11 @@ from fnplatform.dispatcher.leases import Order, first_counter
 from fnplatform.dispatcher.matching import OfferClass, class_of
 from fnplatform.dispatcher.queues import EntryHeap, FunctionQueue, Limit, Turns
 
+if TYPE_CHECKING:
+    from fnplatform.dispatcher.keys import KeyLine
+
+KeyId = tuple[str, str, str, str]
+"""Tenant, app, function and key."""
 ENDED_MAX = 20_000
 """Calls that ended lately are remembered, to answer reports that come twice and to list them."""
 AHEAD_LOAD_S = 0.15
@@ -41,6 +47,8 @@ class Phase(enum.Enum):
     """It was there before this leader led: a car may hold a lease of it."""
     CHECKING = "checking"
     """The shell looks whether it has an outcome."""
+    BLOCKED = "blocked"
+    """Waits for an earlier call of its key."""
     DELAYED = "delayed"
     """Waits for ``not_before``."""
     WAITING = "waiting"
@@ -247,6 +255,8 @@ class Board:
         self.groups: dict[tuple[str, str], dict[str, Entry]] = {}
         self.streams: dict[Entry, None] = {}
         """Generators, the one whose caller was heard longest ago first."""
+        self.lines: dict[KeyId, KeyLine] = {}
+        """Calls with a key, by it."""
         self.held: list[Entry] = []
         self.orphans: dict[int, tuple[Lease, str]] = {}
         """Leases that cars showed of calls that haven't been told yet."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -63,6 +64,8 @@ class Term:
         self._settled: set[int] = set()
         self._local: list[NewCall] = []
         self._opening = 0
+        self._unopened: dict[tuple[str, str, str], deque[tuple[InvocationState, int, bool]]] = {}
+        """Calls whose manifest isn't at hand, and what came behind them, by function."""
         self._backlog_until = 0
         self._all_delivered = False
         granter = Granter(epoch, reply_bus, js, payloads, self)
@@ -132,10 +135,9 @@ class Term:
     def submit(self, state: InvocationState, seq: int, payload: bytes) -> None:
         """A call was stored just now by this process. Calls of the same turn of the loop are matched together."""
         self._payloads.keep(seq, payload)
-        manifest = self._manifests.get((state.tenant, state.app, state.function, state.version))
+        manifest = self._manifest_of(state)
         if manifest is None:
-            self._opening += 1
-            self.spawn(self._open, state, seq, False)
+            self._open_later(state, seq, False)
             return
         if not self._local:
             asyncio.get_running_loop().call_soon(self._submit_local)
@@ -186,10 +188,9 @@ class Term:
         if not state.blob:
             self._payloads.keep(seq, payload)
         backlog = seq <= self._backlog_until
-        manifest = self._manifests.get((state.tenant, state.app, state.function, state.version))
+        manifest = self._manifest_of(state)
         if manifest is None:
-            self._opening += 1
-            self.spawn(self._open, state, seq, backlog)
+            self._open_later(state, seq, backlog)
         else:
             self._queue(NewCall(state, seq, manifest, backlog))
 
@@ -199,6 +200,30 @@ class Term:
             return  # not taken: the next leader gets it
         if call.seq in self._delivered and call.seq not in self.core.board.by_seq:
             self._remove(events.Remove(call.seq))  # an older state of a call
+
+    def _manifest_of(self, state: InvocationState) -> Manifest | None:
+        """The manifest, if it is at hand and no call of the function that came before has to wait for one of its own: those
+        with a key are told in the order in which they came."""
+        if state.key and (state.tenant, state.app, state.function) in self._unopened:
+            return None
+        return self._manifests.get((state.tenant, state.app, state.function, state.version))
+
+    def _open_later(self, state: InvocationState, seq: int, backlog: bool) -> None:
+        self._opening += 1
+        function = (state.tenant, state.app, state.function)
+        known = self._unopened.get(function)
+        if known is not None:
+            known.append((state, seq, backlog))
+            return
+        self._unopened[function] = deque([(state, seq, backlog)])
+        self.spawn(self._open_all, function)
+
+    async def _open_all(self, function: tuple[str, str, str]) -> None:
+        waiting = self._unopened[function]
+        while waiting:
+            await self._open(*waiting[0])
+            waiting.popleft()
+        del self._unopened[function]
 
     async def _open(self, state: InvocationState, seq: int, backlog: bool) -> None:
         """Find the manifest of a version met for the first time."""

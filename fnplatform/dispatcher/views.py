@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from fleet.protocol.messages import CallsRequest, CallState, CallStatus, CarInfo, ExplainReply
-from fnplatform.dispatcher import chunks
+from fnplatform.dispatcher import chunks, keys
 from fnplatform.dispatcher.matching import conditions, sentence
 from fnplatform.dispatcher.state import Board, Car, Entry, Phase
 
@@ -59,6 +59,9 @@ def depth(board: Board, tenant: str) -> dict[str, int]:
     for queue in board.queues.values():
         if queue.tenant == tenant and queue.waiting:
             found[queue.function] = found.get(queue.function, 0) + queue.waiting
+    for entry in board.entries.values() if board.lines else ():
+        if entry.phase is Phase.BLOCKED and entry.state.tenant == tenant:
+            found[entry.queue.function] = found.get(entry.queue.function, 0) + 1
     for entry in board.held:
         if entry.phase is Phase.HELD and entry.state.tenant == tenant:
             found[entry.queue.function] = found.get(entry.queue.function, 0) + 1
@@ -86,6 +89,10 @@ def _why(board: Board, entry: Entry) -> str:
         return "waits because the dispatcher has just taken over and hears first what the cars are running"
     if entry.phase is Phase.CHECKING:
         return "it is about to be granted"
+    if entry.phase is Phase.BLOCKED:
+        ahead = keys.ahead_of(board, entry)
+        call = f": {ahead.state.call}" if ahead is not None else ""
+        return f"waits for an earlier event of its key{call}"
     if entry.phase is Phase.DELAYED:
         seconds = max(0.0, entry.not_before - board.unix_s)
         return f"waits {seconds:.1f} s more before attempt {entry.attempt}, as the function's retries say"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fnplatform.dispatcher import cars, core, events, granting, matching, reporting, verdicts
+from fnplatform.dispatcher import cars, core, events, granting, keys, matching, reporting, verdicts
 from runtime.agent_slots import SlotPool
 from runtime.agent_state import AgentCore
 
@@ -100,6 +100,16 @@ def forget_what_is_kept(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(granting, "_keeper", lambda board, entry: None)
 
 
+def forget_the_key(patch: pytest.MonkeyPatch) -> None:
+    """It is always everybody's turn."""
+    patch.setattr(keys, "take_turn", lambda board, entry: True)
+
+
+def order_by_the_stream(patch: pytest.MonkeyPatch) -> None:
+    """Of a key goes first what was stored first, and each attempt is stored anew."""
+    patch.setattr(keys, "rank_of", lambda entry: float(entry.seq))
+
+
 def ignore_places(patch: pytest.MonkeyPatch) -> None:
     """A car runs a job wherever its slot is free, however many others run."""
     patch.setattr(SlotPool, "full", False)
@@ -115,5 +125,7 @@ MUTATIONS: tuple[Plant, ...] = (
     ignore_standing,
     ignore_lanes,
     forget_what_is_kept,
+    forget_the_key,
+    order_by_the_stream,
     ignore_places,
 )

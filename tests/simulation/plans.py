@@ -8,7 +8,7 @@ from typing import Any
 from fnplatform.dispatcher import chunks, events
 from tests.chaos.checker import check
 from tests.simulation.cars import SimulatedCar
-from tests.simulation.world import World
+from tests.simulation.world import FLAKY, World
 
 STORM_S = 40.0
 END_S = 400.0
@@ -46,8 +46,15 @@ def storm(world: World) -> None:
 def _calls(world: World) -> None:
     clock, rng = world.clock, world.clock.random
     for _ in range(rng.randint(20, 60)):
-        function = rng.choice(("quick", "quick", "slow", "flaky", "single", "tensor", "tensor"))
+        function = rng.choice(("quick", "quick", "slow", "flaky", "single", "tensor", "tensor", "keyed", "keyed"))
         items = rng.choice((None, None, 1, 2, 7, 20)) if function in ("quick", "flaky", "tensor") else None
+        if function == "keyed":
+            key, items = rng.choice("ab"), rng.choice((None, None, None, 3))
+            # Several at once: else each is over before the next one comes.
+            at_s, count = rng.uniform(0.5, STORM_S), rng.randint(1, 3)
+            for _ in range(count):
+                clock.after(at_s, lambda k=key, i=items: world.submit("keyed", items=i, key=k))
+            continue
         clock.after(rng.uniform(0.5, STORM_S), lambda f=function, i=items: world.submit(f, items=i))
 
 
@@ -103,7 +110,7 @@ def judge(world: World) -> list[str]:
         if final.error is not None and final.error.code not in ("car_lost", "sandbox_trap"):
             bad.append(f"wrong: {call} ended with {final.error.code}")
         lost = final.error is not None and final.error.code == "car_lost"
-        if state.function != "flaky" and final.state == "failed" and not lost:
+        if state.function not in FLAKY and final.state == "failed" and not lost:
             bad.append(f"wrong: {call} of {state.function} failed: {final.summary}")
         if state.items is not None:
             bad += _judge_items(world, call, state.items)

@@ -49,11 +49,12 @@ def test_no_running_call_starts_again_because_the_leader_was_killed() -> None:
 def test_the_plans_reach_what_they_are_meant_to_reach() -> None:
     """A simulation in which nothing happens proves nothing."""
     counts = {"release": 0, "lapse": 0, "void": 0}
-    adopted = requeued = refused = terms = parts = tensors = drawn = 0
+    adopted = requeued = refused = terms = parts = tensors = drawn = behind = 0
     for seed in range(40):
         world = run(seed, storm)
         terms += world.store.epoch - 1
         drawn += world.drawn
+        behind += world.behind
         parts += sum(map(len, world.store.parts.values()))
         tensors += sum(world.accepted[call].function == "tensor" for call in world.store.outcomes)
         for row in world.history:
@@ -63,7 +64,7 @@ def test_the_plans_reach_what_they_are_meant_to_reach() -> None:
             if row["event"] == "end" and row["why"] in counts:
                 counts[row["why"]] += 1
     assert all(counts.values()), counts
-    reached = (adopted, requeued, refused, terms, parts, tensors, drawn)
+    reached = (adopted, requeued, refused, terms, parts, tensors, drawn, behind)
     assert all(reached), reached
 
 

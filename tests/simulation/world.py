@@ -48,6 +48,8 @@ TENSOR = JaxProgram(
     batch=Batch(max_size=4, max_wait_s=0.2),
 )
 Answer = Callable[[Any], None]
+FLAKY = ("flaky", "keyed")
+"""Functions that fail now and then, and are tried again."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class World:
         """What the dispatcher decided, for ``tests.chaos.checker``, which judges the real chaos run as well."""
         self.crash_at: dict[type, int] = {}
         """Kill the leader right after its n-th action of a kind: chance alone seldom hits the worst moment."""
+        self.behind = 0
+        """Calls with a key that were submitted while an earlier one of it wasn't over."""
         self.drawn = 0
         """Calls that were granted to the car that kept what they go on from."""
         self.leader: DispatcherCore | None = None
@@ -92,6 +96,7 @@ class World:
             ("slow", None, 1),
             ("long", None, 1),
             ("flaky", None, 3),
+            ("keyed", None, 3),
             ("single", 1, 1),
             ("tensor", None, 1),
         ):
@@ -109,14 +114,14 @@ class World:
     def fate_of(self, job: Job) -> Fate:
         """How this run goes: by function, with chance."""
         rng = self.clock.random
-        run_s = {"quick": 0.005, "slow": 4.0, "long": 15.0, "flaky": 0.05, "single": 0.3, "tensor": 0.05}[
+        run_s = {"quick": 0.005, "slow": 4.0, "long": 15.0, "flaky": 0.05, "keyed": 0.2, "single": 0.3, "tensor": 0.05}[
             job.grant.function
         ]
-        return Fate(run_s * rng.uniform(0.5, 1.5), job.grant.function == "flaky" and rng.random() < 0.1)
+        return Fate(run_s * rng.uniform(0.5, 1.5), job.grant.function in FLAKY and rng.random() < 0.1)
 
     def result_of(self, job: Job, index: int) -> bytes:
         """A value, or now and then an exception."""
-        fails = job.grant.function == "flaky" and self.clock.random.random() < 0.2
+        fails = job.grant.function in FLAKY and self.clock.random.random() < 0.2
         item = index
         if job.grant.item_numbers is not None:
             item = cut(job.grant.item_numbers, index, 1)[0][0]
@@ -128,7 +133,7 @@ class World:
 
     # --- developers --------------------------------------------------------------------------------------------------
 
-    def submit(self, function: str, *, tenant: str = "default", items: int | None = None) -> None:
+    def submit(self, function: str, *, tenant: str = "default", items: int | None = None, key: str = "") -> None:
         """A call is accepted: durable, and told to the leader if there is one. A ``tensor`` goes on from what
         the last one kept."""
         call = f"call{len(self.accepted)}"
@@ -137,7 +142,9 @@ class World:
         state = InvocationState(
             tenant=tenant, call=call, app="app", function=function, version="0" * 16, inbox="", digest="0" * 64,
             payload_bytes=0, submitted_unix_s=self.clock.unix_s, items=items, refs=refs,
+            key=key, order=len(self.accepted) if key else 0,
         )  # fmt: skip
+        self.behind += any(self._before(state))
         seq = self.store.add(state)
         self.accepted[call] = state
         self.history.append({"who": "client", "event": "submit", "call": call, "expect": None})
@@ -307,6 +314,8 @@ class World:
         if lane_for(self.store.manifests[function].program, self.cars[car].core.config.offer(1)) is None:
             self.violations.append(f"lane: {call} of {function} granted to {car}, which can't run it")
         self._check_kept(call, car)
+        for earlier in self._before(self.accepted[call]):
+            self.violations.append(f"key: {call} granted to {car} before {earlier}, which isn't over")
         self.newest[call] = order
         limit = self.store.manifests[function].max_concurrency
         if limit is not None:
@@ -317,6 +326,18 @@ class World:
             adopted = self.leader.board.counters.adopted
             if held > limit + adopted:
                 self.violations.append(f"max_concurrency: {held} of {function} run, {limit} may")
+
+    def _before(self, state: InvocationState) -> list[str]:
+        """Calls of the same key that were accepted earlier and aren't over."""
+        if not state.key:
+            return []
+        return [
+            call
+            for call, one in self.accepted.items()
+            if (one.function, one.key) == (state.function, state.key)
+            and one.order < state.order
+            and call not in self.store.outcomes
+        ]
 
     def _check_kept(self, call: str, car: str) -> None:
         """What a call goes on from draws it to the car that has it, if that could take it."""
