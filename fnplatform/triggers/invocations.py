@@ -9,6 +9,7 @@ from fleet._event import Event, pack_call
 from fleet.protocol import frames, limits
 from fleet.protocol.ids import digest, event_call_id
 from fleet.protocol.messages import EventHead, InvocationState
+from fnplatform.triggers.expressions import EventVars, event_vars
 from fnplatform.triggers.table import Bound
 
 KEY_CHARS = 32
@@ -29,6 +30,14 @@ class Arrived:
     data: bytes
     accepted_unix_s: float
     _packed: bytes | None = field(default=None, repr=False)
+    _vars: EventVars | None = field(default=None, repr=False)
+
+    @property
+    def vars(self) -> EventVars:
+        """As expressions see it."""
+        if self._vars is None:
+            self._vars = event_vars(self.head, self.data)
+        return self._vars
 
     @property
     def event(self) -> Event:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from fleet.protocol.messages import SubjectTrigger
 from fnplatform.triggers.invocations import Arrived
-from fnplatform.triggers.state import LaneState
+from fnplatform.triggers.shaping import Shaper
+from fnplatform.triggers.state import Cursor, LaneState
 from fnplatform.triggers.table import Bound
 
 CAUGHT_MAX = 1000
@@ -24,8 +25,8 @@ class Lane:
     """
 
     __slots__ = (
-        "bound", "busy", "caught", "caught_bytes", "fetching", "joined", "lagging", "name", "read_to", "retry_s", "tail",
-        "until", "upto",
+        "bound", "busy", "caught", "caught_bytes", "fetching", "joined", "lagging", "name", "read_to", "retry_s",
+        "seen_unix_s", "shaper", "tail", "until", "upto",
     )  # fmt: skip
 
     def __init__(self, bound: Bound, state: LaneState | None = None) -> None:
@@ -36,7 +37,13 @@ class Lane:
         """A call of its own is on its way into the queue."""
         self.lagging = state is not None
         self.upto = 0 if state is None else state.upto
-        """While it lags: events up to here are done."""
+        """While it lags: events up to here are done, or were given to the shaper."""
+        self.shaper = Shaper(self.trigger, None if state is None else state.shaper) if self.trigger.shaped else None
+        """Holds events back."""
+        self.seen_unix_s = 0.0
+        """When the last event that the shaper got was accepted."""
+        if state is not None and self.shaper is not None:
+            self.upto = self.shaper.position
         self.read_to = self.upto
         self.until = None if state is None else state.until
         """The trigger was changed: it ends with this event."""
@@ -140,16 +147,22 @@ class Lane:
 
     def over(self, popped: int) -> bool:
         """Changed, and done with all that was before that; the others are at ``popped``."""
-        if self.until is None or self.caught:
+        if self.until is None or self.caught or (self.shaper is not None and not self.shaper.empty):
             return False
         return (self.upto if self.lagging else popped) >= self.until
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether its shaper has something to remember."""
+        return self.shaper is not None and not self.shaper.idle
+
     def state(self) -> LaneState:
-        """What must be durable while it lags."""
+        """What must be durable while it lags, or holds events back."""
         bound = self.bound
-        return LaneState(
+        shaper = None if self.shaper is None else self.shaper.state()
+        return LaneState.model_construct(
             tenant=bound.tenant, app=bound.app, function=bound.function, version=bound.version, index=bound.index,
-            upto=self.upto, until=self.until,
+            upto=self.upto if shaper is None else shaper.upto, until=self.until, shaper=shaper,
         )  # fmt: skip
 
     def _fits(self, event: Arrived) -> bool:
@@ -168,3 +181,17 @@ class Lane:
 
 
 Claims = Callable[[Bound, Arrived], bool]
+
+
+def lanes_of(cursor: Cursor, live: Sequence[Bound], gone: Mapping[str, Bound]) -> dict[str, Lane]:
+    """The lanes that a leader begins with: those of live triggers, and of changed ones (``gone``) that aren't done."""
+    lanes: dict[str, Lane] = {}
+    for bound in live:
+        if isinstance(bound.trigger, SubjectTrigger):
+            lanes[bound.id] = Lane(bound, cursor.lagging.get(bound.id))
+    for name, bound in gone.items():
+        state: LaneState = cursor.lagging[name]
+        lane = Lane(bound, state.model_copy(update={"until": None}))
+        lane.retire(cursor.seq if state.until is None else state.until)
+        lanes[lane.name] = lane
+    return lanes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,15 +17,18 @@ from fnplatform.jetstream import StreamFull
 from fnplatform.triggers.commit import Committer, CursorMoved, Streams
 from fnplatform.triggers.invocations import Arrived, chunk_max, invocation_of
 from fnplatform.triggers.lanes import Lane
-from fnplatform.triggers.matching import takers
+from fnplatform.triggers.matching import key_of, takers
+from fnplatform.triggers.plans import Batch, Fetch, Rules, Start
 from fnplatform.triggers.reader import OnEvent
-from fnplatform.triggers.router import RETRY_S, Batch, Fetch, Router, Rules, Start
+from fnplatform.triggers.router import RETRY_S, Router
 from fnplatform.triggers.state import Cursor
 from fnplatform.triggers.table import Bound, Table
 
 log = logging.getLogger("fleet.triggers")
 
 PAGE = 256
+REST_S_MIN = 0.001
+"""Times are rounded: what is due a moment later is due then."""
 SHARE_S = 0.2
 """How many calls a tenant has in the queue is asked this often."""
 HOUSEKEEPING_S = 10.0
@@ -112,7 +115,7 @@ class Life:
 
     def __init__(self, tools: Tools, lanes: dict[str, Lane], cursor: Cursor, end: int, blocked: set[str]) -> None:
         self._tools = tools
-        rules = Rules(takers, self._chunk_max, self._may)
+        rules = Rules(takers, key_of, self._chunk_max, self._may)
         self.router = Router(cursor, lanes, rules, end, tools.now_s())
         for lane in blocked:
             self.router.block(lane, tools.now_s() + RETRY_S)
@@ -207,7 +210,7 @@ class Life:
         if due_s is None:
             await self._wake.wait()
             return
-        with anyio.move_on_after(max(0.0, due_s - self._tools.now_s())):
+        with anyio.move_on_after(max(REST_S_MIN, due_s - self._tools.now_s())):
             await self._wake.wait()
 
     async def _step(self) -> None:
@@ -218,7 +221,7 @@ class Life:
         for fetch in router.fetches(self._tools.now_s()):
             await self._fetch(fetch)
         self._lones()
-        batch = router.batch(self._tools.now_s())
+        batch = router.batch(self._tools.now_s(), self._tools.unix_s())
         if batch is not None and self._failed is None:
             await self._store(batch)
             self._wake.set()
@@ -226,16 +229,42 @@ class Life:
 
     async def _fetch(self, fetch: Fetch) -> None:
         """Read on for a trigger that lags."""
+        self._wake.set()
+        if fetch.missing is not None:
+            self.router.restored(fetch, await self._read(fetch.missing))
+            return
         messages = await self._tools.streams.events(fetch.lane.bound.tenant, fetch.seq, PAGE)
         page = [event for one in messages if (event := arrived(one.seq, one.data)) is not None]
         self.router.fetched(fetch, page, complete=len(messages) < PAGE)
-        self._wake.set()
+
+    async def _read(self, seqs: Sequence[int]) -> dict[int, Arrived]:
+        """These events; what is missing is no longer kept."""
+        found: dict[int, Arrived] = {}
+        for seq in seqs:
+            message = await self._tools.streams.event(seq)
+            event = None if message is None else arrived(seq, message.data)
+            if event is None:
+                log.error("event %d is no longer kept, what was to start by it doesn't", seq)
+            else:
+                found[seq] = event
+        return found
+
+    async def _read_again(self, starts: Sequence[Start]) -> None:
+        """Events that were held back for longer than they are kept at hand."""
+        for start in starts:
+            if start.wanted is not None:
+                known = {event.seq: event for event in start.events}
+                known.update(await self._read([seq for seq in start.wanted if seq not in known]))
+                start.events = [known[seq] for seq in start.wanted if seq in known]
 
     async def _store(self, batch: Batch) -> None:
         tools = self._tools
+        await self._read_again(batch.starts)
         now_unix_s = tools.unix_s()
         calls = [
-            invocation_of(one.bound, one.events, now_unix_s, key=one.key, listed=one.listed) for one in batch.starts
+            invocation_of(one.bound, one.events, now_unix_s, key=one.key, listed=one.listed)
+            for one in batch.starts
+            if one.events
         ]
         for call in calls:
             if call.state.blob:
@@ -264,4 +293,6 @@ class Life:
     def _handled(self) -> int:
         """Events up to this one are not needed any more."""
         cursor = self.router.durable
-        return min([cursor.seq, *(lane.upto for lane in cursor.lagging.values())])
+        needed = [lane.upto for lane in cursor.lagging.values()]
+        needed += [lane.shaper.held[0] - 1 for lane in cursor.lagging.values() if lane.shaper and lane.shaper.held]
+        return min([cursor.seq, *needed])

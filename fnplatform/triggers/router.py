@@ -19,14 +19,15 @@ Whatever fails, the whole router is thrown away and made anew from the stored cu
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 from fleet.protocol import limits
 from fleet.protocol.messages import SubjectTrigger
 from fnplatform.triggers.invocations import Arrived, call_of
 from fnplatform.triggers.lanes import Lane
-from fnplatform.triggers.state import Cursor, LaneState
+from fnplatform.triggers.plans import CALLS_MAX, Batch, Fetch, Packing, Recent, Rules, Start, Waiting, repeats
+from fnplatform.triggers.shaping import Release
+from fnplatform.triggers.state import Cursor
 from fnplatform.triggers.table import Bound
 
 LONES_MAX = 4
@@ -34,79 +35,12 @@ LONES_MAX = 4
 WAITING_MAX = 4000
 WAITING_BYTES_MAX = 32 * limits.MIB
 """Events in the line: beyond this none are read."""
-CALLS_MAX = 256
-CALLS_BYTES_MAX = 4 * limits.MIB
-"""Calls in one batch."""
 CHECKS_MAX = 256
+MISSING_MAX = 256
+"""Events that were held back before a restart are read again so many at a time."""
 CURSOR_S = 1.0
 """The cursor is this old at most while events come."""
 RETRY_S = 0.5
-
-Match = Callable[[Sequence[Bound], Arrived], list[tuple[Bound, str]]]
-"""Of the triggers whose pattern matches those that take the event, one for each function, and their keys."""
-
-
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """An event in the line, with the triggers that take it and their keys."""
-
-    event: Arrived
-    takers: list[tuple[Lane, str]]
-    checked: bool
-
-
-@dataclass(slots=True, eq=False)
-class Start:
-    """One call to be: of one event, of several as a chunk, or (``listed``) of several as a list."""
-
-    lane: Lane
-    bound: Bound
-    key: str
-    events: list[Arrived]
-    size_bytes: int = 0
-    listed: bool = False
-
-
-@dataclass(slots=True)
-class Batch:
-    """What is stored in one step."""
-
-    starts: list[Start]
-    cursor: Cursor
-    popped: int
-
-
-@dataclass(slots=True)
-class Fetch:
-    """A page of EVENTS to be read for a trigger that lags."""
-
-    lane: Lane
-    seq: int
-    asked_at: int
-
-
-@dataclass(slots=True)
-class Rules:
-    """What the router asks others about."""
-
-    match: Match
-    chunk_max: Callable[[Bound], int]
-    may: Callable[[str], bool]
-    """Whether calls of this tenant may be stored right now."""
-
-
-@dataclass(slots=True)
-class _Open:
-    """Chunks that more events may join, by trigger, key and hops; and what the batch holds so far."""
-
-    groups: dict[tuple[str, str, int], Start] = field(default_factory=dict)
-    starts: list[Start] = field(default_factory=list)
-    calls: set[tuple[str, str, str, str]] = field(default_factory=set)
-    size_bytes: int = 0
-
-    @property
-    def full(self) -> bool:
-        return len(self.starts) >= CALLS_MAX or self.size_bytes >= CALLS_BYTES_MAX
 
 
 class Router:
@@ -134,6 +68,8 @@ class Router:
         self._in_step = False
         """A trigger has caught up: that must be stored before it starts calls of their own."""
         self._now_s = now_s
+        self._unix_s = 0.0
+        self._recent = Recent()
 
     # --- events in --------------------------------------------------------------------------------------------------
 
@@ -216,7 +152,7 @@ class Router:
             waiting = self._line[0]
             if not waiting.checked or not all(self._alone(lane, waiting.event) for lane, _ in waiting.takers):
                 break
-            if not self.under_way and self._lane_repeats():
+            if not self.under_way and repeats(self._line):
                 break
             self._pop()
             for lane, key in waiting.takers:
@@ -232,47 +168,44 @@ class Router:
         self.under_way -= 1
 
     def _alone(self, lane: Lane, event: Arrived) -> bool:
-        if lane.busy or lane.lagging or lane.retry_s > self._now_s or not self._rules.may(lane.bound.tenant):
+        if (
+            lane.busy
+            or lane.lagging
+            or lane.shaper is not None
+            or lane.retry_s > self._now_s
+            or not self._rules.may(lane.bound.tenant)
+        ):
             return False
         packed = event.packed(takes_event=lane.bound.manifest.takes_event)
         return len(packed) <= limits.INLINE_ARGS_BYTES_MAX  # else it is a blob, which is put first
 
-    def _lane_repeats(self) -> bool:
-        """Whether several events in the line are one trigger's: then they are cheaper together."""
-        seen: set[str] = set()
-        for waiting in self._line:
-            for lane, _ in waiting.takers:
-                if lane.bound.id in seen:
-                    return True
-                seen.add(lane.bound.id)
-        return False
-
     # --- in a batch -------------------------------------------------------------------------------------------------
 
-    def batch(self, now_s: float) -> Batch | None:
+    def batch(self, now_s: float, unix_s: float) -> Batch | None:
         """What is to be stored in one step, if anything is; then tell ``committed``, or make a new router."""
-        self._now_s = now_s
+        self._now_s, self._unix_s = now_s, unix_s
         if self.committing or self.under_way:
             return None
-        open_ = _Open()
+        packing = Packing(self._rules.chunk_max)
         for lane in list(self.lanes.values()):
             if lane.caught:
-                self._take_caught(lane, open_)
-        while self._line and self._line[0].checked and not open_.full:
+                self._take_caught(lane, packing)
+        while self._line and self._line[0].checked and not packing.full:
             before = self.popped
             waiting = self._pop()
             for lane, key in waiting.takers:
-                self._take(lane, key, waiting.event, before, open_)
+                self._take(lane, key, waiting.event, before, packing)
         for lane in list(self.lanes.values()):
             if lane.lagging:
                 self._passed(lane)
+            self._release(lane, packing)
             if lane.over(self.popped):
                 del self.lanes[lane.name]
-        if not open_.starts and not self._in_step and not self._cursor_due(now_s):
+        if not packing.starts and not self._in_step and not self._cursor_due(now_s):
             return None
         self.committing = True
         self._in_step = False
-        return Batch(open_.starts, self._cursor(), self.popped)
+        return Batch(packing.starts, self._cursor())
 
     def committed(self, batch: Batch, cursor: Cursor) -> None:
         """It is stored."""
@@ -281,51 +214,74 @@ class Router:
         self.durable = cursor
         self._behind_s = None if self.popped == cursor.seq and not self._line else self._now_s
 
-    def _take(self, lane: Lane, key: str, event: Arrived, before: int, open_: _Open) -> None:
+    def _take(self, lane: Lane, key: str, event: Arrived, before: int, packing: Packing) -> None:
         if lane.lagging:
             lane.live(event, before)
+        elif lane.shaper is not None:
+            if lane.shaper.room:
+                self._hold(lane, key, event)
+            else:
+                lane.lag(before)
         elif lane.retry_s > self._now_s or not self._rules.may(lane.bound.tenant):
             lane.lag(before)
             lane.retry_s = max(lane.retry_s, self._now_s + RETRY_S)
         else:
-            self._join(lane, key, event, open_)
+            packing.join(lane, key, event)
 
-    def _take_caught(self, lane: Lane, open_: _Open) -> None:
+    def _take_caught(self, lane: Lane, packing: Packing) -> None:
+        if lane.shaper is not None:
+            while lane.caught and lane.shaper.room:
+                event = lane.caught[0]
+                for _, key in self._rules.match([lane.bound], event):
+                    self._hold(lane, key, event)
+                lane.took(event)
+            return
         if lane.retry_s > self._now_s:
             return
         if not self._rules.may(lane.bound.tenant):
             lane.retry_s = self._now_s + RETRY_S
             return
-        while lane.caught and not open_.full:
+        while lane.caught and not packing.full:
             event = lane.caught[0]
-            for bound, key in self._rules.match([lane.bound], event):
-                self._join(lane, key, event, open_)
-                assert bound is lane.bound
+            for _, key in self._rules.match([lane.bound], event):
+                packing.join(lane, key, event)
             lane.took(event)
 
-    def _join(self, lane: Lane, key: str, event: Arrived, open_: _Open) -> None:
-        """Put the event into a call of its trigger: one of its key and its hops that has room, or a new one."""
-        bound = lane.bound
-        call = (*bound.owner, call_of(bound, event.head))
-        if call in open_.calls:
-            return  # a copy of an event whose first one was in EVENTS no longer when it came
-        open_.calls.add(call)
-        size_bytes = len(event.packed(takes_event=bound.manifest.takes_event)) + 4
-        name = (bound.id, key, event.head.hops)
-        start = open_.groups.get(name)
-        if (
-            start is None
-            or len(start.events) >= self._rules.chunk_max(bound)
-            or start.size_bytes + size_bytes > limits.INLINE_ARGS_BYTES_MAX
-        ):
-            start = open_.groups[name] = Start(lane, bound, key, [])
-            open_.starts.append(start)
-        start.events.append(event)
-        start.size_bytes += size_bytes
-        open_.size_bytes += size_bytes
+    def _hold(self, lane: Lane, key: str, event: Arrived) -> None:
+        """The trigger decides when it starts something."""
+        assert lane.shaper is not None
+        lane.shaper.add(event.seq, key, event.accepted_unix_s, event.size_bytes)
+        lane.seen_unix_s = event.accepted_unix_s
+        self._recent.keep(event)
+
+    def _release(self, lane: Lane, packing: Packing) -> None:
+        """What a trigger held back, and now starts."""
+        shaper = lane.shaper
+        if shaper is None:
+            return
+        shaper.passed(lane.upto if lane.lagging else self.popped)
+        if lane.retry_s > self._now_s or packing.full:
+            return
+        if shaper.next_unix_s is not None and not self._rules.may(lane.bound.tenant):
+            lane.retry_s = self._now_s + RETRY_S
+            return
+        # While it lags it judges by the times of what it has read.
+        read_to = lane.seen_unix_s if lane.lagging and not (lane.joined and not lane.caught) else None
+        for release in shaper.release(self._unix_s, read_to, calls_max=CALLS_MAX - len(packing.starts)):
+            self._start(lane, release, packing)
+
+    def _start(self, lane: Lane, release: Release, packing: Packing) -> None:
+        events = [self._recent.get(seq) for seq in release.seqs]
+        at_hand = [event for event in events if event is not None]
+        if len(at_hand) == len(events) and lane.trigger.batch is None:
+            packing.join(lane, release.key, at_hand[0])
+            return
+        wanted = None if len(at_hand) == len(events) else release.seqs
+        listed = lane.trigger.batch is not None
+        packing.add(Start(lane, lane.bound, release.key, at_hand, listed=listed, wanted=wanted))
 
     def _cursor(self) -> Cursor:
-        lagging = {name: lane.state() for name, lane in self.lanes.items() if lane.lagging}
+        lagging = {name: lane.state() for name, lane in self.lanes.items() if lane.lagging or lane.holds_back}
         return self.durable.model_copy(update={"seq": self.popped, "lagging": lagging})
 
     def _cursor_due(self, now_s: float) -> bool:
@@ -347,13 +303,30 @@ class Router:
         for lane in self.lanes.values():
             if not lane.lagging or lane.fetching or lane.joined or lane.caught or lane.retry_s > now_s:
                 continue
-            if not self._rules.may(lane.bound.tenant):
+            if lane.shaper is not None and lane.shaper.missing:
+                found.append(Fetch(lane, 0, self.popped, lane.shaper.missing[:MISSING_MAX]))
+                continue
+            if lane.shaper is None and not self._rules.may(lane.bound.tenant):
                 lane.retry_s = now_s + RETRY_S
+                continue
+            if lane.shaper is not None and not lane.shaper.room:
                 continue
             lane.fetching = True
             lane.tail = []
             found.append(Fetch(lane, lane.read_to + 1, self.popped))
         return found
+
+    def restored(self, fetch: Fetch, events: Mapping[int, Arrived]) -> None:
+        """What was held back before a restart; what isn't among ``events`` is no longer kept."""
+        lane = fetch.lane
+        assert lane.shaper is not None and fetch.missing is not None
+        for seq in fetch.missing:
+            event = events.get(seq)
+            if event is None:
+                lane.shaper.forget(seq)
+            else:
+                lane.shaper.add(seq, self._rules.key(lane.bound, event), event.accepted_unix_s, event.size_bytes)
+                self._recent.keep(event)
 
     def fetched(self, fetch: Fetch, page: list[Arrived], *, complete: bool) -> None:
         """The page; ``complete``: there is nothing behind it."""
@@ -366,7 +339,7 @@ class Router:
             self._passed(lane)
 
     def _passed(self, lane: Lane) -> None:
-        if lane.passed(self.popped):
+        if lane.passed(self.popped) and lane.shaper is None:
             self._in_step = True
 
     def block(self, lane: str, until_s: float) -> None:
@@ -415,19 +388,9 @@ class Router:
         if self.under_way:
             return None  # the last of these to be stored wakes us
         due = [self._behind_s + CURSOR_S] if self._behind_s is not None and self.popped > self.durable.seq else []
-        due += [lane.retry_s for lane in self.lanes.values() if lane.lagging]
+        for lane in self.lanes.values():
+            if lane.shaper is not None and (next_unix_s := lane.shaper.next_unix_s) is not None:
+                due.append(max(lane.retry_s, self._now_s + next_unix_s - self._unix_s))
+            elif lane.lagging and not lane.fetching:
+                due.append(lane.retry_s)
         return min(due, default=None)
-
-
-def lanes_of(cursor: Cursor, live: Sequence[Bound], gone: Mapping[str, Bound]) -> dict[str, Lane]:
-    """The lanes that a leader begins with: those of live triggers, and of changed ones (``gone``) that aren't done."""
-    lanes: dict[str, Lane] = {}
-    for bound in live:
-        if isinstance(bound.trigger, SubjectTrigger):
-            lanes[bound.id] = Lane(bound, cursor.lagging.get(bound.id))
-    for name, bound in gone.items():
-        state: LaneState = cursor.lagging[name]
-        lane = Lane(bound, state.model_copy(update={"until": None}))
-        lane.retire(cursor.seq if state.until is None else state.until)
-        lanes[lane.name] = lane
-    return lanes

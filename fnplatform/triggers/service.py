@@ -23,9 +23,9 @@ from fnplatform.jetstream import JetStream
 from fnplatform.registry import live_version
 from fnplatform.triggers.clock_service import ClockService
 from fnplatform.triggers.commit import Committer, CursorMoved, JetStreams, Streams
+from fnplatform.triggers.lanes import lanes_of
 from fnplatform.triggers.life import Again, Blobs, EventSource, Life, Term, Tools
 from fnplatform.triggers.reader import OnEvent, Reader
-from fnplatform.triggers.router import lanes_of
 from fnplatform.triggers.state import Cursor
 from fnplatform.triggers.table import Bound, Manifests, Table, bounds_of, load_app
 

@@ -198,9 +198,16 @@ class Shaper:
 
     # --- calls out --------------------------------------------------------------------------------------------------
 
-    def release(self, now_unix_s: float, read_to_unix_s: float | None = None) -> list[Release]:
-        """What starts now, in order. ``read_to_unix_s``: while events are still to be read, the time of the last one that
-        was seen; None: there are no more.
+    @property
+    def empty(self) -> bool:
+        """Whether it holds nothing."""
+        return not self._events and not self._missing
+
+    def release(
+        self, now_unix_s: float, read_to_unix_s: float | None = None, *, calls_max: int | None = None
+    ) -> list[Release]:
+        """What starts now, in order; ``calls_max`` of it, the rest the next time. ``read_to_unix_s``: while events are still
+        to be read, the time of the last one that was seen; None: there are no more.
         """
         if self._missing:
             return []
@@ -209,7 +216,7 @@ class Shaper:
         # Who has no room can't read on: then the clock must do, or nothing would ever make room.
         horizon = now_unix_s if read_to_unix_s is None or not self.room else min(now_unix_s, read_to_unix_s)
         released: list[Release] = []
-        while True:
+        while calls_max is None or len(released) < calls_max:
             self._ripen(horizon)
             if not self._ripe or not self._pace.may_start():
                 break

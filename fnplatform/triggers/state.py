@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from fleet.protocol.messages.base import Message, Token, Version
+from fnplatform.triggers.shaping import ShaperState
 
 
 class LaneState(Message):
@@ -23,6 +24,8 @@ class LaneState(Message):
     """Events up to this sequence are done."""
     until: int | None = None
     """The trigger was changed: events beyond are the business of others."""
+    shaper: ShaperState | None = None
+    """What it holds back."""
 
 
 class Cursor(Message):

@@ -9,20 +9,34 @@ import anyio
 import anyio.abc
 import pytest
 
-from fleet.protocol.messages import SubjectTrigger
+from fleet.protocol.messages import EventBatch, RateLimit, SubjectTrigger
+from fnplatform.triggers import lanes, life, plans
 from tests.simulation.events_world import APP, TENANTS, Leader, World
 from tests.simulation.virtual_loop import VirtualLoop
 
-SEEDS = int(os.environ.get("FLEET_EVENT_SEEDS", "240"))
+SEEDS = int(os.environ.get("FLEET_EVENT_SEEDS", "48"))
 SLICES = 4
 EVENTS = 120
+BATCH = 5
+RATE, RATE_S = 10, 1.0
 STEADY = {
     "all": [SubjectTrigger(subject=">")],
     "some": [SubjectTrigger(subject="s.*.t"), SubjectTrigger(subject="s.7.*")],
     "one": [SubjectTrigger(subject="s.7.t")],
 }
+SHAPED = {
+    "together": [SubjectTrigger(subject="s.>", batch=EventBatch(max_size=BATCH, max_wait_s=0.4))],
+    "slowly": [SubjectTrigger(subject="*.*.t", rate_limit=RateLimit(count=RATE, per_s=RATE_S))],
+    "latest": [SubjectTrigger(subject="x", debounce_s=0.3)],
+}
 SUBJECTS = ("s.7.t", "s.8.t", "s.7.u", "x")
-WANTED = {"s.7.t": {"all", "some", "one"}, "s.8.t": {"all", "some"}, "s.7.u": {"all", "some"}, "x": {"all"}}
+ALL = {"all", "some", "one", "together", "slowly"}
+WANTED = {
+    "s.7.t": {"all", "some", "one", "together", "slowly"},
+    "s.8.t": {"all", "some", "together", "slowly"},
+    "s.7.u": {"all", "some", "together"},
+    "x": {"all"},
+}
 
 
 async def _publish(world: World) -> None:
@@ -60,7 +74,7 @@ async def _disturb(world: World, group: anyio.abc.TaskGroup, leaders: list[Leade
             leaders[-1].term.pressed = what == "press"
         else:
             tenant = rng.choice(TENANTS)
-            world.deploy(tenant, STEADY)
+            world.deploy(tenant, STEADY | SHAPED)
             await leaders[-1].service.reload(tenant, APP)
 
 
@@ -79,13 +93,14 @@ async def _settled(world: World, leader: Leader) -> None:
             if life is None:
                 continue
             router = life.router
-            if router.durable.seq == len(world.events) and not router.durable.lagging and not router.under_way:
+            busy = [lane for lane in router.lanes.values() if lane.lagging or (lane.shaper and not lane.shaper.empty)]
+            if router.durable.seq == len(world.events) and not busy and not router.under_way:
                 return
 
 
 async def storm(world: World) -> None:
     for tenant in TENANTS:
-        world.deploy(tenant, STEADY)
+        world.deploy(tenant, STEADY | SHAPED)
     async with anyio.create_task_group() as group:
         leaders: list[Leader] = []
         _lead(world, group, leaders)
@@ -109,23 +124,40 @@ def judge(world: World) -> list[str]:
     starts = world.starts()
     wrong = [f"{key} was started {count} times" for key, count in starts.items() if count != 1]
     for (tenant, name), functions in world.expected.items():
-        got = {function for function in WANTED[">"] if (tenant, name, function) in starts}
+        got = {function for function in ALL if (tenant, name, function) in starts}
         if got != functions:
             wrong.append(f"{name} of {tenant} started {sorted(got)}, not {sorted(functions)}")
     calls = [(subject, state.version) for subject, state, _ in world.stored]
     wrong += [
         f"{subject} was stored twice" for subject in {s for s, _ in calls} if sum(s == subject for s, _ in calls) > 1
     ]
+    return wrong + _judge_shapes(world, starts)
+
+
+def _judge_shapes(world: World, starts: dict[tuple[str, str, str], int]) -> list[str]:
+    wrong = []
+    for tenant in TENANTS:
+        quiet = [name for (owner, name), subject in world.published.items() if owner == tenant and subject == "x"]
+        if quiet and (tenant, quiet[-1], "latest") not in starts:
+            wrong.append(f"the last event of {tenant} did not start what waits for quiet")
+        times = [s.submitted_unix_s for _, s, _ in world.stored if (s.tenant, s.function) == (tenant, "slowly")]
+        sizes = [s.items or 1 for _, s, _ in world.stored if (s.tenant, s.function) == (tenant, "slowly")]
+        for index, begin in enumerate(times):
+            count = sum(size for at, size in zip(times[index:], sizes[index:], strict=True) if at < begin + RATE_S)
+            if count > 2 * RATE:  # as many at once as it may, then evenly
+                wrong.append(f"{count} events of {tenant} in {RATE_S} s")
     return wrong
 
 
-WANTED[">"] = set(STEADY)
-
-
 @pytest.mark.parametrize("part", range(SLICES))
-def test_every_event_starts_each_function_once_through_crashes_and_lost_answers(part: int) -> None:
+def test_every_event_starts_each_function_once_through_crashes_and_lost_answers(
+    part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for seed in range(part, SEEDS, SLICES):
         world = World(seed)
+        monkeypatch.setattr(lanes, "CAUGHT_MAX", world.random.choice((2, 20, 1000)))
+        monkeypatch.setattr(life, "PAGE", world.random.choice((3, 256)))
+        monkeypatch.setattr(plans, "RECENT_BYTES_MAX", world.random.choice((0, 10_000, 1 << 20)))
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(storm(world))
         assert judge(world) == [], f"seed {seed}: {judge(world)[:5]}"
