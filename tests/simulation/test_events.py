@@ -113,7 +113,9 @@ def judge(world: World) -> list[str]:
         if got != functions:
             wrong.append(f"{name} of {tenant} started {sorted(got)}, not {sorted(functions)}")
     calls = [(subject, state.version) for subject, state, _ in world.stored]
-    wrong += [f"{subject} was stored twice" for subject in {s for s, _ in calls} if sum(s == subject for s, _ in calls) > 1]
+    wrong += [
+        f"{subject} was stored twice" for subject in {s for s, _ in calls} if sum(s == subject for s, _ in calls) > 1
+    ]
     return wrong
 
 
