@@ -227,6 +227,7 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
     "range": (lambda x: [0.0 for _ in range(x[0].astype(int))], ["needs the value of an array"]),
     "nonzero": (lambda x: jnp.nonzero(x)[0], ["a shape depends on the values", "size="]),
     "mask": (lambda x: x[x > 0], ["a shape depends on the values", "jnp.where"]),
+    "event": (lambda x: [fleet.emit("a.b", 1)], ["returns a Emit", "or use runtime='wasm'"]),
     "text": (lambda x: {"a": x, "b": "text"}, ["returns a str ('text')", "return arrays and numbers"]),
 }
 
