@@ -7,21 +7,23 @@ subjects as they are published, so it costs the writer nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from datetime import datetime
+from collections import deque
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 
 import anyio
 
 from fleet.protocol import frames, limits
-from fleet.protocol.errors import Refused
+from fleet.protocol.errors import ProtocolError, Refused
 from fleet.protocol.messages import LogEntry, LogsRequest
 from fleet.protocol.subjects import LOG, STREAM_LOGS, is_inbox_of
 from fleet.transport import Bus, Request, Responder
-from fnplatform.frontdoor.records import newest_first
+from fnplatform.frontdoor.records import SCAN_BYTES_MAX, newest_first
 from fnplatform.jetstream import JetStream, StoredMessage
 
 FOLLOWERS_MAX = 256
 HELD_MAX = 1000
+PAGE = 64
 REPLY_BYTES = 6 * limits.MIB
 
 
@@ -46,18 +48,51 @@ class Logs:
         self._followers: dict[str, _Follower] = {}
 
     async def stored(self, tenant: str, request: LogsRequest) -> list[LogEntry]:
-        """The newest ``limit`` batches of lines, oldest first, as far as a reply holds them."""
+        """The newest ``limit`` batches of lines, oldest first, as far as a reply holds them.
+
+        Those of one call, or since a time, are found wherever they lie. Of an app or function the newest 20,000 batches of
+        anybody are looked through.
+        """
+        if request.since_unix_s > time.time():
+            return []
+        if request.call is not None or request.since_unix_s > 0:
+            found = await self._forward(tenant, request)
+            if found is not None:
+                return found
         room = REPLY_BYTES
 
         def accept(message: StoredMessage) -> LogEntry | None:
             nonlocal room
-            if datetime.fromisoformat(message.time).timestamp() < request.since_unix_s:
+            if _stored_unix_s(message) < request.since_unix_s:
                 return None
             room -= len(message.data)
-            return frames.unpack(message.data, LogEntry)[0] if room >= 0 else None
+            return _entry(message) if room >= 0 else None
 
-        found = await newest_first(self._js, STREAM_LOGS, _filter(tenant, request), accept, request.limit)
-        return found[::-1]
+        newest = await newest_first(self._js, STREAM_LOGS, _filter(tenant, request), accept, request.limit)
+        return _in_order(newest[::-1])
+
+    async def _forward(self, tenant: str, request: LogsRequest) -> list[LogEntry] | None:
+        """The same read from the oldest on; None where there is too much of it."""
+        kept: deque[StoredMessage] = deque()
+        kept_bytes = read_bytes = 0
+        seq = 1
+        start_time = None
+        if request.since_unix_s > 0:
+            start_time = datetime.fromtimestamp(request.since_unix_s, UTC).isoformat().replace("+00:00", "Z")
+        subject = _filter(tenant, request)
+        while page := await self._js.get_range(STREAM_LOGS, subject, seq=seq, start_time=start_time, limit=PAGE):
+            for message in page:
+                kept.append(message)
+                kept_bytes += len(message.data)
+                read_bytes += len(message.data)
+            while kept_bytes > REPLY_BYTES or len(kept) > request.limit:
+                kept_bytes -= len(kept.popleft().data)
+            if read_bytes > SCAN_BYTES_MAX:
+                return None
+            seq, start_time = page[-1].seq + 1, None
+            if len(page) < PAGE:
+                break
+        return _in_order(entry for entry in map(_entry, kept) if entry is not None)
 
     async def follow(self, tenant: str, request: LogsRequest, *, started: Callable[[], None]) -> None:
         """Push live lines to ``request.follow`` until LOG_FOLLOW_S after the last ``prolong`` of it."""
@@ -103,6 +138,23 @@ class Logs:
             if data not in known:
                 self._responder.push(inbox, "dev", tenant, data)
         follower.held = None
+
+
+def _entry(message: StoredMessage) -> LogEntry | None:
+    try:
+        return frames.unpack(message.data, LogEntry)[0]
+    except ProtocolError:
+        return None  # none of ours
+
+
+def _in_order(entries: Iterable[LogEntry]) -> list[LogEntry]:
+    """Each batch once, by the time of its first line: what a car had to send again came twice, or late."""
+    found = {entry.model_dump_json(): entry for entry in entries}
+    return sorted(found.values(), key=lambda entry: entry.lines[0][0] if entry.lines else 0.0)
+
+
+def _stored_unix_s(message: StoredMessage) -> float:
+    return datetime.fromisoformat(message.time).timestamp()
 
 
 def _filter(tenant: str, request: LogsRequest) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
 from fleet.protocol import limits
@@ -10,6 +9,7 @@ from fleet.protocol.errors import InvalidOption
 from fleet.protocol.ids import check_token
 from fleet.protocol.lanes import LANES, WASM
 from fleet.protocol.messages import Device, Offer
+from fleet.protocol.pseudonyms import pseudonym
 from runtime.standing import OwnerPolicy
 
 SLOTS_MAX = 64
@@ -61,4 +61,4 @@ class AgentConfig:
 
     def pseudonym(self, tenant: str) -> str:
         """What a tenant's functions know the car by: another one for each tenant and each start of the agent."""
-        return hashlib.sha256(f"{self.car}\0{self.boot}\0{tenant}".encode()).hexdigest()[:12]
+        return pseudonym(self.car, self.boot, tenant)

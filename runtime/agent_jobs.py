@@ -221,6 +221,12 @@ class Job:
         self.check_s = end_s if self.waits_since_s is None else max(end_s, now_s + WAITS_CHECK_S)
         return now_s >= end_s
 
+    def item_at(self, position: int | None) -> int | None:
+        """Number of the item at a position of the chunk, None where the job has no such item."""
+        if position is None or self.grant.item_numbers is None or not 0 <= position < (self.items or 0):
+            return None
+        return cut(self.grant.item_numbers, position, 1)[0][0]
+
     def culprit(self, position: int | None) -> int | None:
         """Number of the item that was running, None if it isn't known for sure.
 

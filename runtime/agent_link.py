@@ -32,7 +32,7 @@ from fleet.protocol.subjects import CAR, PARTITION, CarVerb
 from fleet.transport import Bus, Request
 from runtime import agent_types as t
 from runtime.agent_config import AgentConfig
-from runtime.agent_logs import LOG_S, LogBatches
+from runtime.agent_logs import LOG_ANSWER_S, LOG_RETRY_S, LOG_S, Answered, LogBatches
 from runtime.signals.model import Clock
 
 log = logging.getLogger("fleet.car")
@@ -49,8 +49,9 @@ class ControlLink:
         self._clock = clock
         self._feed = feed
         self._subject = {verb: CAR.build(car=config.car, partition=PARTITION, verb=verb) for verb in CarVerb}
-        self._logs = LogBatches(self._send_logs)
+        self._logs = LogBatches(self._send_logs, self._flush_logs_later)
         self._log_timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self._killed_s = 0.0
         self.actions: dict[type, Callable[[Any], None]] = {
             t.ReplyGrant: self._reply_grant, t.SendHello: self._send_hello, t.SendOffer: self._send_offer,
@@ -62,11 +63,10 @@ class ControlLink:
         """The slots of a departure were just killed."""
         self._killed_s = self._clock.monotonic_s()
 
-    def lines(self, lease: Lease, lines: Iterable[tuple[float, int, str]]) -> None:
-        """Forward what a function printed."""
-        self._logs.add(lease, lines)
-        if self._log_timer is None:
-            self._log_timer = asyncio.get_running_loop().call_later(LOG_S, self._flush_logs)
+    def lines(self, lease: Lease, lines: Iterable[tuple[float, int, str]], item: int | None) -> None:
+        """Forward what a function printed, of a chunk at ``item``."""
+        self._logs.add(lease, lines, item)
+        self._flush_logs_later(LOG_S)
 
     def checkpoint(self, lease: Lease, state: Bytes) -> None:
         """Forward what a function saved; what is too large is not kept."""
@@ -75,6 +75,7 @@ class ControlLink:
 
     async def close(self) -> None:
         """Send what waits and close the connection, within its time limit."""
+        self._closed = True
         if self._log_timer is not None:
             self._log_timer.cancel()
         self._logs.flush()
@@ -84,6 +85,10 @@ class ControlLink:
     def _flush_logs(self) -> None:
         self._log_timer = None
         self._logs.flush()
+
+    def _flush_logs_later(self, after_s: float = LOG_RETRY_S) -> None:
+        if self._log_timer is None and not self._closed:
+            self._log_timer = asyncio.get_running_loop().call_later(after_s, self._flush_logs)
 
     def _send(self, verb: CarVerb, data: bytes) -> None:
         """Best effort: who must be heard asks and repeats."""
@@ -169,5 +174,14 @@ class ControlLink:
 
         self._ask(CarVerb.OUTCOME, pack(report, action.parts), OutcomeReply, answered, REQUEST_S)
 
-    def _send_logs(self, lines: LogLines) -> None:
-        self._send(CarVerb.LOG, pack(lines))
+    def _send_logs(self, lines: LogLines, answered: Answered) -> None:
+        if self.bus is None:
+            answered(False)
+            return
+        # Whatever the answer says, it was heard.
+        self.bus.ask(
+            self._subject[CarVerb.LOG],
+            pack(lines),
+            lambda got: answered(isinstance(got, Request)),
+            timeout_s=LOG_ANSWER_S,
+        )

@@ -106,7 +106,7 @@ class SlotProcesses:
                 self._feed(t.SlotItems(slot_id, event.job, event.first, event.results))
             case slot_events.LogLines():
                 if (job := self._running(slot_id, event.job)) is not None:
-                    self._link.lines(job.lease, event.lines)
+                    self._link.lines(job.lease, event.lines, job.item_at(event.item))
             case slot_events.Checkpoint():
                 if (job := self._running(slot_id, event.job)) is not None:
                     if job.window is not None:

@@ -26,6 +26,7 @@ from fleet.protocol.messages import (
     Release,
     WireError,
 )
+from fleet.protocol.pseudonyms import pseudonym
 from fleet.protocol.subjects import BUCKET_CHECKPOINTS, CAR, LOG, CarVerb, is_inbox_of
 from fleet.transport import Bus, Request, Responder, Subscription
 from fnplatform.dispatcher import events, wire
@@ -162,20 +163,32 @@ class Hearing:
     def _on_log(self, car: str, request: Request) -> None:
         lines, _ = frames.unpack(request.data, LogLines)
         state = self.state_held(car, lines.lease)
+        if state is None and self._board.adopting and genuine(self._board.key, lines.lease, car):
+            return  # its lease may be adopted yet: no answer, the car sends it again
         if state is not None:
-            entry = self._board.by_seq.get(lines.lease.seq)
-            attempt = entry.attempt if entry is not None else state.attempts + 1
-            data = frames.pack(
-                LogEntry(
-                    app=state.app, function=state.function, call=state.call, attempt=attempt, car=car, lines=lines.lines
-                )
-            )
+            data = frames.pack(self._log_entry(state, car, lines))
             subject = LOG.build(tenant=state.tenant, app=state.app, function=state.function, call=state.call)
             self._js.publish_then(subject, data, _log_stored)
             if state.inbox:
                 self._responder.push(inbox_of(state, "log"), "dev", state.tenant, data)
         if request.reply:
             self._acknowledge(car, request)
+
+    def _log_entry(self, state: InvocationState, car: str, lines: LogLines) -> LogEntry:
+        """The lines under the names that developers know: of the car its pseudonym."""
+        entry = self._board.by_seq.get(lines.lease.seq)
+        known = self._board.cars.get(car)
+        attempts = entry.item_attempts if entry is not None else state.item_attempts
+        items = lines.items
+        told = state.items is not None and all(0 <= item < state.items and count > 0 for item, count in items)
+        if not told or sum(count for _, count in items) != len(lines.lines):
+            items = []  # a car is not trusted
+        return LogEntry(
+            app=state.app, function=state.function, call=state.call,
+            attempt=entry.attempt if entry is not None else state.attempts + 1,
+            car=pseudonym(car, known.boot if known is not None else "", state.tenant), lines=lines.lines, items=items,
+            attempts={item: attempts[item] + 1 for item, _ in items if attempts.get(item)},
+        )  # fmt: skip
 
 
 def _log_stored(stored: int | FleetError) -> None:

@@ -53,8 +53,9 @@ def lease_grant(entry: Entry, *, by_blob: bool, payload_bytes: int, with_checkpo
         ]  # the blob holds all of them: results that aren't wanted are left out later
     return LeaseGrant.model_construct(
         lease=held.lease, tenant=state.tenant, app=state.app, function=state.function, version=state.version,
-        program=entry.queue.program, attempt=entry.attempt, item_attempts=entry.item_attempts,
-        item_numbers=items, exact=entry.exact, blob=state.digest if by_blob else None, payload_bytes=payload_bytes,
+        program=entry.queue.program, attempt=entry.attempt, item_numbers=items,
+        item_attempts={item: failures + 1 for item, failures in entry.item_attempts.items()},
+        exact=entry.exact, blob=state.digest if by_blob else None, payload_bytes=payload_bytes,
         checkpoint=with_checkpoint, departures=entry.departures, submitted_unix_s=state.submitted_unix_s,
         granted_unix_s=held.granted_unix_s, refs=state.refs, stream=state.stream,
         skip=entry.delivered if state.stream else 0, consumed=entry.consumed,

@@ -20,6 +20,7 @@ from fleet.protocol.messages import (
     Retries,
     RunStatus,
 )
+from fleet.protocol.pseudonyms import pseudonym
 from fleet.protocol.subjects import INVOCATION, STREAM_DEAD, STREAM_INVOCATIONS, STREAM_LOGS, ApiVerb, CarVerb
 from tests.integration.dispatcher_rig import Plane, with_plane
 
@@ -137,6 +138,7 @@ def test_chunk_parts_failures_and_departure(tmp_path: Path) -> None:
             numbers = [n for first, last in again.item_numbers or [] for n in range(first, last + 1)]
             results = frames.pack_items([b"\x00%d" % number for number in numbers])
             seen.update(numbers)
+            assert again.item_attempts == {1: 2}, "its second"
             assert await two.report(again.lease, results, done=again.item_numbers) == "committed"
             await made.until(
                 lambda: (
@@ -230,7 +232,7 @@ def test_printed_lines_are_stored_and_pushed(tmp_path: Path) -> None:
         while not made.logs:
             await anyio.sleep(0.01)
         entry, _ = frames.unpack(made.logs[0], LogEntry)
-        assert (entry.car, entry.lines[0][2]) == ("car-1", "hello")
+        assert (entry.car, entry.lines[0][2]) == (pseudonym("car-1", car.boot, "default"), "hello")
         assert await made.js.subjects(STREAM_LOGS, "log.>")
 
     with_plane(tmp_path, test)

@@ -16,16 +16,25 @@ from fleet._settings import Settings
 from fleet.protocol.limits import CONNECT_S, REQUEST_S
 from fleet.protocol.messages import Message, Reply
 from fleet.protocol.subjects import ApiVerb
-from fleet.transport import Bus
+from fleet.transport import Bus, Hook
 
 R = TypeVar("R", bound=Reply)
 
 
 @asynccontextmanager
-async def connected(url: str | None = None, *, connect_s: float = CONNECT_S) -> AsyncIterator[Api]:
+async def connected(
+    url: str | None = None, *, connect_s: float = CONNECT_S, on_reconnect: Hook | None = None
+) -> AsyncIterator[Api]:
     """Requests to the fleet at ``url`` (else FLEET_URL, else a ``fleet dev`` here) for the length of a ``with``."""
     settings = Settings.resolve(url)
-    bus = await Bus.connect(settings.url, kind="dev", name=settings.tenant, creds=settings.creds, connect_s=connect_s)
+    bus = await Bus.connect(
+        settings.url,
+        kind="dev",
+        name=settings.tenant,
+        creds=settings.creds,
+        connect_s=connect_s,
+        on_reconnect=on_reconnect,
+    )
     try:
         yield Api(bus, settings.tenant)
     finally:

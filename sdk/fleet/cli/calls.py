@@ -1,4 +1,4 @@
-"""Calls: ``run``, ``call``, ``calls``, ``explain``, ``cancel``, ``logs``."""
+"""Calls: ``run``, ``call``, ``calls``, ``explain``, ``cancel``."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fleet.cli import show
-from fleet.protocol.errors import FleetError, FleetUnavailable, InvalidOption, NotDeployed
-from fleet.protocol.limits import LOG_FOLLOW_S
+from fleet.protocol.errors import FleetError, InvalidOption, NotDeployed
 
 if TYPE_CHECKING:
-    from fleet.protocol.messages import CallStatus, LogEntry, Manifest
+    from fleet.protocol.messages import CallStatus, Manifest
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 WORDS = Annotated[
     list[str] | None, typer.Argument(metavar="ARGS", help="Arguments; name=value by keyword; put -- before -1.")
 ]
-NEVER_UNIX_S = 4e9
-"""So late that no stored line is asked for."""
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +27,6 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: fleet calls nightly.clean --json")(calls)
     app.command(epilog="Example: fleet explain 0198f0c2b1d27c3e9f1a2b3c4d5e6f70")(explain)
     app.command(epilog="Example: fleet cancel 0198f0c2b1d27c3e9f1a2b3c4d5e6f70")(cancel)
-    app.command(epilog="Example: fleet logs nightly.clean -f")(logs)
 
 
 def split_target(target: str) -> tuple[str, str | None]:
@@ -215,62 +211,3 @@ def cancel(
         return
     for one in wanted:
         show.say(f"{one}: {'cancelled' if one in ended else 'it had ended before'}")
-
-
-def logs(
-    target: Annotated[str, typer.Argument(metavar="APP[.FN]", help="Whose lines.")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until Ctrl-C.")] = False,
-    call_id: Annotated[str | None, typer.Option("--call", metavar="CALL", help="Only this call's.")] = None,
-    as_json: JSON = False,
-) -> None:
-    """What functions printed."""
-    import anyio
-
-    app, function = split_target(target)
-    try:
-        anyio.run(_logs, app, function, call_id, follow, as_json)
-    except KeyboardInterrupt:
-        if not follow:
-            raise
-
-
-async def _logs(app: str, function: str | None, call_id: str | None, follow: bool, as_json: bool) -> None:
-    import anyio
-
-    from fleet.cli.ask import connected
-    from fleet.protocol import frames
-    from fleet.protocol.messages import LogEntry, LogsReply, LogsRequest
-    from fleet.protocol.subjects import ApiVerb
-
-    async with connected() as api:
-        inbox = f"{api.bus.inbox}.log"
-        if follow:
-            await api.bus.listen(inbox, lambda message: print_entry(frames.unpack(message.data, LogEntry)[0], as_json))
-        wanted = LogsRequest(app=app, function=function, call=call_id, follow=inbox if follow else None)
-        stored, _ = await api.ask(ApiVerb.LOGS, wanted, LogsReply)
-        for entry in stored.entries:
-            print_entry(entry, as_json)
-        while follow:
-            await anyio.sleep(LOG_FOLLOW_S / 2)
-            try:
-                # Asked anew before it lapses, and because a restarted control plane has forgotten who follows.
-                await api.ask(
-                    ApiVerb.LOGS, wanted.model_copy(update={"limit": 1, "since_unix_s": NEVER_UNIX_S}), LogsReply
-                )
-            except FleetUnavailable as error:
-                show.say(f"{error.message}; still trying")
-
-
-def print_entry(entry: LogEntry, as_json: bool) -> None:
-    """One batch of lines on stdout: JSON Lines, or ``time function call | text``."""
-    import json
-    from datetime import datetime
-
-    for unix_s, stream, text in entry.lines:
-        if as_json:
-            row = {"unix_s": unix_s, "app": entry.app, "function": entry.function, "call": entry.call,
-                   "attempt": entry.attempt, "car": entry.car, "stream": stream, "text": text}  # fmt: skip
-            print(json.dumps(row, ensure_ascii=False), flush=True)
-        else:
-            clock = datetime.fromtimestamp(unix_s).strftime("%H:%M:%S.%f")[:-3]
-            print(f"{clock} {entry.app}.{entry.function} {entry.call[-8:]} | {text}", flush=True)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fleet import _lifeline
-from fleet.cli import apps, calls, cars, dead, dev, events, gateway, show, status, token, tour
+from fleet.cli import apps, calls, cars, dead, dev, events, gateway, logs, show, status, token, tour
 from fleet.protocol.errors import FleetError
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def options(
         os.environ["FLEET_CREDS"] = creds
 
 
-for group in (dev, apps, calls, cars, events, gateway, dead, token, status, tour):
+for group in (dev, apps, calls, logs, cars, events, gateway, dead, token, status, tour):
     group.register(app)
 
 

@@ -114,7 +114,8 @@ class BeatReply(Reply):
 class LeaseGrant(Message):
     """One granted call; its part holds the arguments (empty: fetch ``blob`` under the lease).
 
-    ``item_numbers``: ranges of the chunk's items in the part, None for a single call. ``refs``, and the program's bundle
+    ``item_numbers``: ranges of the chunk's items in the part, None for a single call; ``item_attempts``: which attempt of an
+    item this is, where it isn't ``attempt``. ``refs``, and the program's bundle
     and packages, are fetched under the lease, too, unless the car has them. ``stream``: a generator, of which
     ``skip`` items are stored and ``consumed`` of them taken; its PARTIAL outcomes go on with item ``skip``.
     """
@@ -238,10 +239,14 @@ class CheckpointPut(Message):
 
 
 class LogLines(Message):
-    """What a function printed: (unix time in s, stream, text) lines."""
+    """What a function printed: (unix time in s, stream, text) lines.
+
+    ``items``: of a chunk, which item printed how many of the lines, in their order.
+    """
 
     lease: Lease
     lines: list[tuple[float, Literal["stdout", "stderr"], str]]
+    items: list[tuple[int, int]] = []
 
 
 class Simulate(Message):

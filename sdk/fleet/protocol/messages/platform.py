@@ -59,7 +59,11 @@ class LogsRequest(Message):
 
 
 class LogEntry(Message):
-    """One stored batch of lines of one attempt."""
+    """One stored batch of lines of one attempt. ``car`` is a pseudonym, as ``fleet.current().car`` is.
+
+    ``items``: of a chunk, which item printed how many of the lines, in their order; ``attempts``: which attempts of these items
+    they are of, where it isn't the first.
+    """
 
     app: str
     function: str
@@ -67,6 +71,15 @@ class LogEntry(Message):
     attempt: int = 1
     car: str = ""
     lines: list[tuple[float, Literal["stdout", "stderr"], str]] = []
+    items: list[tuple[int, int]] = []
+    attempts: dict[int, int] = {}
+
+    def by_item(self) -> list[tuple[int | None, int, tuple[float, Literal["stdout", "stderr"], str]]]:
+        """(item, attempt, line) of each line; ``item`` None for a call that is no chunk."""
+        if sum(count for _, count in self.items) != len(self.lines):
+            return [(None, self.attempt, line) for line in self.lines]
+        items = [item for item, count in self.items for _ in range(count)]
+        return [(item, self.attempts.get(item, 1), line) for item, line in zip(items, self.lines, strict=True)]
 
 
 class LogsReply(Reply):
