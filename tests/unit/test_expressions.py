@@ -196,8 +196,8 @@ WORST = [
 
 @pytest.mark.parametrize("text", WORST)
 def test_no_expression_takes_long_over_large_events(text: str) -> None:
-    """In proportion to reading the data as JSON, whatever that takes here: on one core 10 ms."""
-    most = limits.EVENT_DATA_BYTES_MAX // 4
+    """In proportion to reading the data as JSON, whatever that takes here: 20 ms."""
+    most = limits.EVENT_DATA_BYTES_MAX // 8
     texts = [json.dumps({"list": ["abcdefgh"] * (most // 13), "temperature": 1}).encode()]
     texts += [json.dumps({"list": [{"f": [1]}] * (most // 13)}).encode(), json.dumps("01" * (most // 2 - 1)).encode()]
     texts += [json.dumps(("01é" * PATTERN_DATA_BYTES_MAX)[: PATTERN_DATA_BYTES_MAX // 2]).encode()]
@@ -208,7 +208,7 @@ def test_no_expression_takes_long_over_large_events(text: str) -> None:
         json.loads(b'[{"a":1}' + b',{"a":1}' * 100_000 + b"]")
         unit_s = time.process_time() - started_s
         expression.holds(event_of(data))
-        assert time.process_time() - started_s - unit_s < 30 * unit_s + 0.3, text
+        assert time.process_time() - started_s - unit_s < 20 * unit_s + 0.2, text
 
 
 def test_a_pattern_is_not_tried_on_large_data() -> None:
@@ -248,7 +248,7 @@ _JSON = st.recursive(
 
 
 @given(_TEXT | st.text(max_size=40), _JSON | st.binary(max_size=20))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @example("'\\0' == data", b"\x00")
 def test_nothing_but_refusals_comes_of_any_text_over_any_data(text: str, data: Any) -> None:
     event = event_of(data)

@@ -56,7 +56,7 @@ class EventBatch(Message):
 
 
 class RateLimit(Message):
-    """At most ``count`` starts in any ``per_s`` seconds, spread evenly once a burst of ``count`` is used up (GCRA)."""
+    """At most ``count`` starts in any ``per_s`` seconds, spread evenly once a burst of ``count`` is used up."""
 
     count: int = Field(ge=1, le=1_000_000)
     per_s: float = Field(gt=0, le=24 * 3600.0)
