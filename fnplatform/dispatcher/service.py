@@ -56,6 +56,7 @@ from fleet.transport import Bus, Request, Responder
 from fnplatform.consumer import Consumption
 from fnplatform.dispatcher import events, views
 from fnplatform.dispatcher.leader import Leadership
+from fnplatform.dispatcher.leftovers import tidy
 from fnplatform.dispatcher.payloads import Blobs, Payloads
 from fnplatform.dispatcher.stores import Publisher
 from fnplatform.dispatcher.term import Term
@@ -180,6 +181,7 @@ class Dispatcher:
                 await term.listen()
                 group.start_soon(self._tick, term)
                 group.start_soon(self._write_cars, term)
+                group.start_soon(tidy, self._js, self._partition, term.core.board)
                 for companion in self._companions:
                     group.start_soon(companion.lead, term)
                 await consumption.run()

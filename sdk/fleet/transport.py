@@ -94,6 +94,8 @@ class Bus:
         self._sweeping: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.inbox = ""
+        self.reconnects = 0
+        """How often the connection broke and came back."""
         self._replies = ""
 
     @classmethod
@@ -127,6 +129,7 @@ class Bus:
                 on_disconnect()
 
         async def reconnected() -> None:
+            bus.reconnects += 1
             if on_reconnect is not None:
                 on_reconnect()
 

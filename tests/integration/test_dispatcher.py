@@ -22,6 +22,8 @@ from fleet.protocol.messages import (
 )
 from fleet.protocol.pseudonyms import pseudonym
 from fleet.protocol.subjects import INVOCATION, STREAM_DEAD, STREAM_INVOCATIONS, STREAM_LOGS, ApiVerb, CarVerb
+from fnplatform.dispatcher.leftovers import remove_leftovers
+from fnplatform.dispatcher.state import Board
 from tests.integration.dispatcher_rig import Plane, with_plane
 
 
@@ -332,3 +334,18 @@ def test_car_that_says_nonsense_harms_nobody(tmp_path: Path) -> None:
         assert await car.report(again.lease) == "committed"
 
     with_plane(tmp_path, test)
+
+
+def test_what_a_broken_broker_left_of_settled_calls_is_removed(tmp_path: Path) -> None:
+    async def test(made: Plane) -> None:
+        for call in ("over", "new", "known"):
+            await made.js.publish(f"inv.0.default.shop.f.{call}", b"state")
+        for call in ("over", "known"):
+            await made.js.publish(f"out.default.shop.f.{call}", b"record")
+        board = Board(1, b"key", 0.0, 0.0)
+        board.entries["default", "known"] = None  # type: ignore[assignment]
+        assert await remove_leftovers(made.js, "0", board) == 1
+        left = await made.js.subjects(STREAM_INVOCATIONS, INVOCATION.wildcard())
+        assert {subject.rpartition(".")[2] for subject in left} == {"new", "known"}
+
+    with_plane(tmp_path, test, dispatcher=False)
