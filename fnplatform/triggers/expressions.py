@@ -15,6 +15,7 @@ What can't be evaluated (a field that isn't there, a text compared with a number
 from __future__ import annotations
 
 import json
+import logging
 import re
 from datetime import UTC, datetime
 from typing import Any
@@ -28,11 +29,15 @@ from fleet.protocol.ids import digest
 from fleet.protocol.messages import EventHead
 from fnplatform.triggers.cel_subset import DATA, TIME, Check, Needs, Token, tokens_of
 
+log = logging.getLogger("fleet.triggers")
+
 PATTERN_DATA_BYTES_MAX = 64 * limits.KIB
 """Expressions with ``matches`` are evaluated over data up to this size."""
 KEY_CHARS_MAX = 64
 """A longer key stands as its digest."""
 FAILURE_CHARS_MAX = 200
+LOGGED = frozenset(10**power for power in range(12))
+"""Failures of an expression that are logged."""
 
 _POSITION = re.compile(r"<input>:(\d+):(\d+): (?:Syntax error: )?(.*)")
 
@@ -195,6 +200,8 @@ class Expression:
     def _failed(self, error: Exception) -> bool:
         self.failures += 1
         self.failure = str(error)[:FAILURE_CHARS_MAX]
+        if self.failures in LOGGED:
+            log.info("expression %r couldn't be evaluated %d times: %s", self.text, self.failures, self.failure)
         return False
 
 

@@ -265,8 +265,10 @@ class Router:
         if shaper.next_unix_s is not None and not self._rules.may(lane.bound.tenant):
             lane.retry_s = self._now_s + RETRY_S
             return
-        # While it lags it judges by the times of what it has read.
-        read_to = lane.seen_unix_s if lane.lagging and not (lane.joined and not lane.caught) else None
+        # While events are still to come it judges by the times of those that came.
+        read_to = self._line[0].event.accepted_unix_s if self._line else None
+        if lane.lagging and not (lane.joined and not lane.caught):
+            read_to = lane.seen_unix_s
         for release in shaper.release(self._unix_s, read_to, calls_max=CALLS_MAX - len(packing.starts)):
             self._start(lane, release, packing)
 

@@ -223,7 +223,8 @@ class Shaper:
             _, group = heapq.heappop(self._ripe)
             released.append(self._take(group))
             self._pace.start()
-        self._pace.waits(bool(self._ripe))
+        if not self._ripe or not self._pace.may_start():
+            self._pace.waits(bool(self._ripe))
         return released
 
     @property

@@ -198,6 +198,14 @@ def test_a_rate_limit_allows_a_burst_once_and_is_even_then(restarts: bool) -> No
     assert [one.seqs for one in shell.releases] == [[number] for number in range(1, 26)]
 
 
+def test_a_burst_that_is_taken_in_parts_is_still_one() -> None:
+    shaper = Shaper(trigger_of(rate=(10, 60.0)))
+    for seq in range(1, 13):
+        shaper.add(seq, "", UNIX_S, 10)
+    parts = [shaper.release(UNIX_S, calls_max=4) for _ in range(4)]
+    assert [len(part) for part in parts] == [4, 4, 2, 0]
+
+
 def test_a_batch_counts_as_one_start_and_grows_while_it_waits() -> None:
     shell = Shell(trigger_of(batch=(100, 1.0), rate=(1, 60.0)))
     for second in range(120):
