@@ -17,8 +17,11 @@ from fleet.protocol.messages import (
     SimulateReply,
 )
 from fleet.protocol.subjects import (
+    CURSOR,
+    PARTITION,
     STREAM_BLOBS,
     STREAM_DEAD,
+    STREAM_EVENTS,
     STREAM_INVOCATIONS,
     STREAM_LOGS,
     STREAM_OUTCOMES,
@@ -29,6 +32,7 @@ from fleet.transport import Bus, Responder
 from fnplatform.frontdoor.ports import DispatcherPort
 from fnplatform.frontdoor.records import for_each
 from fnplatform.jetstream import JetStream
+from fnplatform.triggers.state import Cursor
 
 Parts = Sequence[memoryview]
 SIMULATE_S = 2.0
@@ -89,15 +93,18 @@ class FleetState:
             led = True
         except FleetUnavailable:
             cars, depth, led = [], {}, False
-        streams = (STREAM_INVOCATIONS, STREAM_OUTCOMES, STREAM_DEAD, STREAM_LOGS, STREAM_BLOBS)
+        streams = (STREAM_INVOCATIONS, STREAM_OUTCOMES, STREAM_EVENTS, STREAM_DEAD, STREAM_LOGS, STREAM_BLOBS)
         infos = await for_each(streams, self._js.stream_info)
+        cursor = await self._js.get_last(STREAM_INVOCATIONS, CURSOR.build(partition=PARTITION))
+        handled = Cursor() if cursor is None else Cursor.model_validate_json(bytes(cursor.data))
+        last_event = int(infos[streams.index(STREAM_EVENTS)]["state"]["last_seq"])
         return PlatformReply(
             version=self._facts.version, protocol=limits.PROTOCOL, protocol_min=limits.PROTOCOL_MIN, tenant=tenant,
             broker_version=self._js.bus.server_version, durability=self._facts.durability, leader=led,
             epoch=dispatcher.epoch, cars=sum(car.online for car in cars),
             eligible=sum(car.online and car.standing.eligible for car in cars), waiting=sum(depth.values()),
             running=sum(car.leases for car in cars), depth=depth, dropped_replies=self._responder.dropped,
-            http_url=self._facts.http_url,
+            http_url=self._facts.http_url, events_waiting=handled.behind(last_event),
             stream_bytes={name: int(info["state"]["bytes"]) for name, info in zip(streams, infos, strict=True)},
             uptime_s=self._now_s() - self._facts.started_s,
         )  # fmt: skip

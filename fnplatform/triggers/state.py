@@ -38,3 +38,10 @@ class Cursor(Message):
     epoch: int = 0
     stamp: int = 0
     lagging: dict[str, LaneState] = Field(default_factory=dict)
+
+    def behind(self, last_seq: int) -> int:
+        """How many of the events up to ``last_seq`` may still start something: at most so many."""
+        uptos = [
+            lane.upto if lane.until is None else last_seq - (lane.until - lane.upto) for lane in self.lagging.values()
+        ]
+        return max(0, last_seq - min([self.seq, *uptos]))

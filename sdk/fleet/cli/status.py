@@ -74,6 +74,7 @@ def status(as_json: JSON = False) -> None:
         ("leader", leader),
         ("cars", f"{found.cars}, {found.eligible} eligible"),
         ("calls", f"{found.waiting} waiting, {found.running} running"),
+        ("events", f"{found.events_waiting} to be handled"),
         ("dropped replies", found.dropped_replies),
         ("stored", ", ".join(f"{name} {format_bytes(used)}" for name, used in sorted(found.stream_bytes.items()))),
     ]  # fmt: skip

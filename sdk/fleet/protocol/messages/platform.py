@@ -106,7 +106,7 @@ class PlatformReply(Reply):
     waiting: int = 0
     running: int = 0
     events_waiting: int = 0
-    """Events and emitted events that are stored and haven't become calls yet."""
+    """Events that triggers haven't handled yet, at most; right within a second."""
     depth: dict[str, int] = {}
     """Waiting calls by ``app.function``."""
     dropped_replies: int = 0
