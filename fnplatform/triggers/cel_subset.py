@@ -11,8 +11,6 @@ import difflib
 import re
 from typing import NamedTuple
 
-import cel
-
 from fleet.protocol.errors import InvalidOption
 
 DATA = "data"
@@ -186,6 +184,8 @@ def _field(after: list[Token]) -> str | None:
 
 
 def _check_pattern(token: Token) -> None:
+    import cel
+
     pattern = cel.compile(token.text).execute()
     if not isinstance(pattern, str) or len(pattern) > PATTERN_CHARS_MAX:
         raise _refuse(token, f"a pattern is a text of at most {PATTERN_CHARS_MAX} characters")

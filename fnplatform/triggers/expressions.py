@@ -18,9 +18,7 @@ import json
 import logging
 import re
 from datetime import UTC, datetime
-from typing import Any
-
-import cel
+from typing import TYPE_CHECKING, Any
 
 from fleet._event import is_json
 from fleet.protocol import limits
@@ -28,6 +26,9 @@ from fleet.protocol.errors import InvalidOption
 from fleet.protocol.ids import digest
 from fleet.protocol.messages import EventHead
 from fnplatform.triggers.cel_subset import DATA, TIME, Check, Needs, Token, tokens_of
+
+if TYPE_CHECKING:
+    import cel
 
 log = logging.getLogger("fleet.triggers")
 
@@ -48,6 +49,8 @@ class _View:
     __slots__ = ("_attributes", "_data", "_doubles", "_fields", "_head", "_parsed", "_whole", "context")
 
     def __init__(self, head: EventHead, data: bytes | memoryview, *, doubles: bool) -> None:
+        import cel
+
         self.context = cel.Context()
         self._head = head
         self._data = data
@@ -147,6 +150,8 @@ class Expression:
     """
 
     def __init__(self, text: str, tokens: list[Token], needs: Needs) -> None:
+        import cel
+
         self.text = text
         self._needs = needs
         in_doubles = "".join(f"{token.text}.0" if token.is_integer else token.text for token in tokens)
@@ -211,6 +216,8 @@ class Failure(Exception):
 
 def compile_expression(text: str) -> Expression:
     """The expression, ready to run; InvalidOption says what is wrong with it and where."""
+    import cel  # Its package imports a whole command line, 0.2 s: who has no expression doesn't wait for that.
+
     if not text.strip():
         raise InvalidOption("is empty", hint='write an expression such as "data.temperature > 30"')
     if len(text) > limits.EXPRESSION_CHARS_MAX:
