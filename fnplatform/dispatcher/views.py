@@ -23,7 +23,7 @@ def row_of(entry: Entry) -> CallStatus:
     return CallStatus(
         call=state.call, state=state_of(entry), app=state.app, function=state.function, version=state.version,
         group=state.group, items=state.items, items_done=done, attempt=entry.attempt, losses=entry.losses,
-        submitted_unix_s=state.submitted_unix_s, car=entry.lease.car.name if entry.lease else None,
+        submitted_unix_s=state.submitted_unix_s, car=entry.lease.car.name if entry.lease else None, trigger=state.trigger,
     )  # fmt: skip
 
 

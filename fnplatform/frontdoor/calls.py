@@ -46,7 +46,7 @@ def cancelled_record(state: InvocationState) -> OutcomeRecord:
     return OutcomeRecord(
         call=state.call, app=state.app, function=state.function, version=state.version, state=CallState.CANCELLED,
         part=state.next_part, error=WireError.of(error), summary="cancelled", group=state.group, submit_digest=state.digest,
-        items=state.items,
+        items=state.items, trigger=state.trigger,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from fleet.protocol.messages import (
 )
 from fleet.protocol.subjects import (
     CURSOR,
+    EMITTED,
     PARTITION,
     STREAM_BLOBS,
     STREAM_DEAD,
@@ -36,6 +37,7 @@ from fnplatform.triggers.state import Cursor
 
 Parts = Sequence[memoryview]
 SIMULATE_S = 2.0
+STREAMS = (STREAM_INVOCATIONS, STREAM_OUTCOMES, STREAM_EVENTS, STREAM_DEAD, STREAM_LOGS, STREAM_BLOBS)
 
 
 @dataclass(frozen=True)
@@ -93,21 +95,33 @@ class FleetState:
             led = True
         except FleetUnavailable:
             cars, depth, led = [], {}, False
-        streams = (STREAM_INVOCATIONS, STREAM_OUTCOMES, STREAM_EVENTS, STREAM_DEAD, STREAM_LOGS, STREAM_BLOBS)
-        infos = await for_each(streams, self._js.stream_info)
-        cursor = await self._js.get_last(STREAM_INVOCATIONS, CURSOR.build(partition=PARTITION))
-        handled = Cursor() if cursor is None else Cursor.model_validate_json(bytes(cursor.data))
-        last_event = int(infos[streams.index(STREAM_EVENTS)]["state"]["last_seq"])
+        infos = dict(zip(STREAMS, await for_each(STREAMS, self._js.stream_info), strict=True))
+        states = {name: info["state"] for name, info in infos.items()}
         return PlatformReply(
             version=self._facts.version, protocol=limits.PROTOCOL, protocol_min=limits.PROTOCOL_MIN, tenant=tenant,
             broker_version=self._js.bus.server_version, durability=self._facts.durability, leader=led,
             epoch=dispatcher.epoch, cars=sum(car.online for car in cars),
             eligible=sum(car.online and car.standing.eligible for car in cars), waiting=sum(depth.values()),
             running=sum(car.leases for car in cars), depth=depth, dropped_replies=self._responder.dropped,
-            http_url=self._facts.http_url, events_waiting=handled.behind(last_event),
-            stream_bytes={name: int(info["state"]["bytes"]) for name, info in zip(streams, infos, strict=True)},
+            http_url=self._facts.http_url,
+            events_waiting=await self._events_waiting(int(states[STREAM_EVENTS]["last_seq"])),
+            stream_bytes={name: int(state["bytes"]) for name, state in states.items()},
+            stream_messages={name: int(state["messages"]) for name, state in states.items()},
+            stream_bytes_max={
+                name: int(info["config"]["max_bytes"]) for name, info in infos.items() if info["config"]["max_bytes"] > 0
+            },
             uptime_s=self._now_s() - self._facts.started_s,
         )  # fmt: skip
+
+    async def _events_waiting(self, last_seq: int) -> int:
+        """Events that haven't become calls: behind the cursor, or behind the slowest trigger; and emitted ones."""
+        found = await self._js.get_last(STREAM_INVOCATIONS, CURSOR.build(partition=PARTITION))
+        reached = 0
+        if found is not None:
+            cursor = Cursor.model_validate_json(bytes(found.data))
+            reached = min([cursor.seq, *(lane.upto for lane in cursor.lagging.values())])
+        emitted = await self._js.subjects(STREAM_OUTCOMES, EMITTED.wildcard())
+        return max(0, last_seq - reached) + len(emitted)
 
     async def _simulate_one(self, name: str, request: Simulate) -> None:
         subject = TO_CAR.build(car=name, verb=ToCarVerb.SIMULATE)

@@ -91,7 +91,7 @@ def status_of_record(record: OutcomeRecord) -> CallStatus:
         attempt=metering.attempt if metering else 0,
         submitted_unix_s=metering.submitted_unix_s if metering else 0.0,
         finished_unix_s=metering.finished_unix_s if metering else None, car=metering.car if metering else None,
-        error=record.error.message if record.error else record.summary,
+        error=record.error.message if record.error else record.summary, trigger=record.trigger,
     )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def status_of_queued(state: InvocationState) -> CallStatus:
     return CallStatus(
         call=state.call, state=CallState.QUEUED, app=state.app, function=state.function, version=state.version,
         group=state.group, items=state.items, items_done=(state.items or 0) - (left or 0), attempt=state.attempts + 1,
-        losses=state.losses, submitted_unix_s=state.submitted_unix_s,
+        losses=state.losses, submitted_unix_s=state.submitted_unix_s, trigger=state.trigger,
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ TWICE_EVERY = 20
 """One request in so many is sent twice."""
 RETRY_S = 0.1
 LOOK_S = 0.25
-QUIET_S = 2.0
+QUIET_S = 1.5
 """Nothing waits for so long: the cursor has followed, nothing is under way."""
 PAGE = 500
 
@@ -70,6 +70,7 @@ class Plan:
     """How much and how hard. Times in seconds from the first event on; what kills is done again every ``again_s``."""
 
     events: int = 50_000
+    cars: int = 4
     leave_every_s: float = 1.0
     kill_car_s: float = 5.0
     kill_control_s: float = 4.0
@@ -82,8 +83,9 @@ class Plan:
 
 
 SHORT = Plan(
-    events=3000, leave_every_s=0.7, kill_car_s=2.0, kill_control_s=0.4, kill_broker_s=1.2, kills_max=1, settle_s=60.0
-)
+    events=1500, cars=3, leave_every_s=0.7, kill_car_s=0.5, kill_control_s=0.6, kill_broker_s=0.9, kills_max=1,
+    settle_s=60.0,
+)  # fmt: skip
 
 
 @dataclass
@@ -297,8 +299,8 @@ async def _run(plan: Plan, local: LocalFleet) -> Result:
 
 
 def chaos(plan: Plan) -> Result:
-    """Run ``plan`` on a fleet of four cars and judge what is left of it."""
-    with LocalFleet(cars=4) as local:
+    """Run ``plan`` on a fleet of its own and judge what is left of it."""
+    with LocalFleet(cars=plan.cars) as local:
         _deploy.deploy(_client.current(), _deploy.load_app("tests.chaos.event_job"))
         return anyio.run(_run, plan, local)
 
@@ -313,7 +315,7 @@ def main() -> int:
     for name, count in sorted(result.counts.items()):
         print(f"{name:32} {count:8}")
     print(f"{'published after':32} {result.published_s:8.1f} s\n{'handled after':32} {result.handled_s:8.1f} s")
-    for line in [line for line in result.violations if "keyed" not in line][:50]:
+    for line in result.violations[:50]:
         print(f"VIOLATION {line}")
     print(f"{len(result.violations)} violations", file=sys.stderr)
     return 1 if result.violations else 0

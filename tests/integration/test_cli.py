@@ -297,9 +297,12 @@ def test_status_and_doctor(fleet_of_two: LocalFleet) -> None:
     assert shown["leader"] is True
     assert shown["cars"] == 2
     assert shown["url"] == fleet_of_two.url
-    assert "durability" in ok("status")
+    text = ok("status")
+    assert "durability" in text and "wait to start calls" in text and "of 1 GiB" in text
     checks = {check["name"]: check for check in as_json("doctor")}
     assert checks["platform"]["state"] == "ok", checks
+    assert checks["dead letters"]["state"] == checks["control plane"]["state"] == "ok"
+    assert "fastapi" in checks["control plane"]["text"]
     assert checks["guest image"]["state"] == "ok", checks
 
 

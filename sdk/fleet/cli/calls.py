@@ -157,7 +157,8 @@ def calls(
         show.data(found)
         return
     show.table(
-        ("CALL", "FUNCTION", "STATE", "AGE", "TOOK", "ATTEMPT", "CAR", "ITEMS", "ERROR"), [_row(one) for one in found]
+        ("CALL", "FUNCTION", "STARTED BY", "STATE", "AGE", "TOOK", "ATTEMPT", "CAR", "ITEMS", "ERROR"),
+        [_row(one) for one in found],
     )
 
 
@@ -165,7 +166,8 @@ def _row(one: CallStatus) -> tuple[object, ...]:
     took = show.span(max(0.0, one.finished_unix_s - one.submitted_unix_s)) if one.finished_unix_s else "-"
     items = "-" if one.items is None and not one.items_done else f"{one.items_done}/{one.items or '...'}"
     return (
-        one.call, f"{one.app}.{one.function}", one.state or "unknown", show.ago(one.submitted_unix_s), took,
+        one.call, f"{one.app}.{one.function}", one.trigger or "call", one.state or "unknown",
+        show.ago(one.submitted_unix_s), took,
         one.attempt or "-", one.car or "-", items, one.error or "-",
     )  # fmt: skip
 

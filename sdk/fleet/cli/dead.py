@@ -61,7 +61,7 @@ def dead_list(
         return
     show.table(
         ("CALL", "FUNCTION", "STARTED BY", "AGE", "ITEMS", "ATTEMPTS", "LOST CARS", "REASON"),
-        [(one.state.call, f"{one.state.app}.{one.state.function}", one.state.trigger or "-", show.ago(one.at_unix_s),
+        [(one.state.call, f"{one.state.app}.{one.state.function}", one.state.trigger or "call", show.ago(one.at_unix_s),
           _items(one), attempts_of(one), one.state.losses, one.reason) for one in letters],
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,6 +19,9 @@ from fleet.cli import show
 from fleet.protocol.errors import FleetError, FleetUnavailable, Refused
 from fleet.protocol.limits import MIB
 from fleet.protocol.units import format_bytes
+
+if TYPE_CHECKING:
+    from fleet.protocol.messages import PlatformReply
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DISK_FREE_BYTES_MIN = 1024 * MIB
@@ -35,6 +38,16 @@ PACKAGES = (
     "uvicorn",
 )
 NEEDED = ("anyio", "cloudpickle", "nats-py", "pydantic")
+SERVER_PACKAGES = {
+    "cloudevents": "no events from HTTP",
+    "common-expression-language": "no filter= and key= of events",
+    "cronsim": "no cron clocks",
+    "fastapi": "no HTTP gateway",
+    "jsonschema": "no HTTP gateway",
+    "uvicorn": "no HTTP gateway",
+}
+"""What of the control plane's packages is for what: it doesn't start without them."""
+FULL_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +87,8 @@ def status(as_json: JSON = False) -> None:
         ("leader", leader),
         ("cars", f"{found.cars}, {found.eligible} eligible"),
         ("calls", f"{found.waiting} waiting, {found.running} running"),
-        ("events", f"{found.events_waiting} to be handled"),
+        ("events", f"{found.stream_messages.get('EVENTS', 0)} kept, {found.events_waiting} wait to start calls"),
+        ("dead letters", _dead_letters(found)),
         ("dropped replies", found.dropped_replies),
         ("stored", ", ".join(f"{name} {format_bytes(used)}" for name, used in sorted(found.stream_bytes.items()))),
     ]  # fmt: skip
@@ -83,11 +97,17 @@ def status(as_json: JSON = False) -> None:
         show.table(("WAITING", "CALLS"), sorted(found.depth.items()))
 
 
+def _dead_letters(found: PlatformReply) -> str:
+    used, most = found.stream_bytes.get("DEAD", 0), found.stream_bytes_max.get("DEAD", 0)
+    text = f"{found.stream_messages.get('DEAD', 0)}, {format_bytes(used)} of {format_bytes(most)}"
+    return f"{text}: nearly full, see fleet dead list" if used > FULL_SHARE * most else text
+
+
 def doctor(as_json: JSON = False) -> None:
     """Look this machine over: versions, isolation layers, guest cache, disk, broker. Exit code 1 if something is broken."""
     checks = [
         check
-        for look in (_python, _packages, _nats_server, _isolation, _guest, _jax, _disk, _broker)
+        for look in (_python, _packages, _server, _nats_server, _isolation, _guest, _jax, _disk, _broker)
         for check in look()
     ]
     if as_json:
@@ -117,6 +137,21 @@ def _packages() -> Iterator[Check]:
             needed = name in NEEDED
             hint = "pip install fnplatform" if needed else "pip install 'fnplatform[server,car]'"
             yield Check(name, "fail" if needed else "warn", "not installed", hint)
+
+
+def _server() -> Iterator[Check]:
+    """What fleet dev and fleet serve need besides, in one line."""
+    found, missing = [], []
+    for name, without in SERVER_PACKAGES.items():
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(f"{name} ({without})")
+    if missing:
+        text = f"not installed: {', '.join(missing)}; fleet dev and fleet serve need them"
+        yield Check("control plane", "warn", text, "pip install 'fnplatform[server]'")
+    else:
+        yield Check("control plane", "ok", ", ".join(found))
 
 
 def _nats_server() -> Iterator[Check]:
@@ -238,3 +273,9 @@ def _broker() -> Iterator[Check]:
     yield Check(
         "platform", "ok" if found.leader else "warn", text, "" if found.leader else "no dispatcher leads right now"
     )
+    used, most = found.stream_bytes.get("DEAD", 0), found.stream_bytes_max.get("DEAD", 0)
+    full = used > FULL_SHARE * most
+    yield Check(
+        "dead letters", "warn" if full else "ok", _dead_letters(found),
+        "what fails for good then has an outcome but no letter; make room: fleet dead drop --all" if full else "",
+    )  # fmt: skip

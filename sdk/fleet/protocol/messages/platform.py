@@ -113,6 +113,9 @@ class PlatformReply(Reply):
     http_url: str = ""
     """Where the HTTP gateway listens."""
     stream_bytes: dict[str, int] = {}
+    stream_bytes_max: dict[str, int] = {}
+    """Of streams that are bounded."""
+    stream_messages: dict[str, int] = {}
     uptime_s: float = 0.0
 
 
