@@ -146,7 +146,7 @@ def _assign(board: Board, entry: Entry, car: Car) -> None:
     )
     take_place(board, entry, car, board.counter, estimate_s)
     queue.last_car = car.name
-    board.turns.served(queue.tenant)
+    board.turns.served(queue)
     board.counters.granted += 1
     if board.notes:
         board.note("grant", **lease_fields(lease))

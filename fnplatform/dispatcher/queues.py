@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fleet.protocol.limits import TIMEOUT_S_MAX
 from fleet.protocol.messages import Manifest, Program
@@ -96,7 +96,7 @@ class FunctionQueue:
 
     __slots__ = (
         "batch", "calls", "function", "gathering", "heap", "in_ring", "key", "last_car", "limit", "manifest", "need", "parked",
-        "program", "run_s", "tenant", "waiting",
+        "program", "run_s", "served_at", "tenant", "waiting",
     )  # fmt: skip
 
     def __init__(self, tenant: str, function: str, version: str, manifest: Manifest, limit: Limit) -> None:
@@ -116,6 +116,8 @@ class FunctionQueue:
         self.run_s: float | None = None
         """Measured time of one item (a single call is one), a moving average."""
         self.last_car = ""
+        self.served_at = 0
+        """Its last turn, as ``Turns`` counts them."""
         self.program = _for_cars(manifest.program)
         """As it stands in grants."""
         jax = manifest.program.jax
@@ -156,6 +158,19 @@ class _TenantRing:
         self.queues: deque[FunctionQueue] = deque()
 
 
+class _Head(NamedTuple):
+    """Who is next among those that ask for the same."""
+
+    tenant_at: int
+    function_at: int
+    tenant: str
+    key: RingKey
+
+
+def _turn(head: _Head) -> tuple[int, int, str]:
+    return head[:3]
+
+
 class Turns:
     """Turns between tenants, then between the functions of a tenant, over all that could go if a car had a place."""
 
@@ -178,10 +193,10 @@ class Turns:
             heapq.heappush(self._rings.setdefault(key, []), (stamp, queue.tenant))
         ring.queues.append(queue)
 
-    def served(self, tenant: str) -> None:
-        """The tenant had a turn."""
+    def served(self, queue: FunctionQueue) -> None:
+        """A call of this function goes."""
         self._clock += 1
-        self._stamps[tenant] = self._clock
+        self._stamps[queue.tenant] = queue.served_at = self._clock
 
     def asked(self) -> list[RingKey]:
         """What the waiting calls ask for."""
@@ -195,11 +210,11 @@ class Turns:
         skipped: list[FunctionQueue] = []
         taken = None
         while taken is None:
-            best = min((head for key in keys if (head := self._head(key)) is not None), default=None)
+            # One tenant's functions may ask for different things, and have their turns all the same.
+            best = min((head for key in keys if (head := self._head(key)) is not None), key=_turn, default=None)
             if best is None:
                 break
-            _, tenant, key = best
-            queue = self._pop(key, tenant)
+            queue = self._pop(best.key, best.tenant)
             if accept(queue):
                 taken = queue
             else:
@@ -208,14 +223,14 @@ class Turns:
             self.add(queue)
         return taken
 
-    def _head(self, key: RingKey) -> tuple[int, str, RingKey] | None:
+    def _head(self, key: RingKey) -> _Head | None:
         """The tenant of this ring that was served longest ago. Stamps in the heap may be old: they are refreshed here."""
         heap = self._rings.get(key)
         while heap:
             stamp, tenant = heap[0]
             now = self._stamps.get(tenant, 0)
             if stamp == now:
-                return stamp, tenant, key
+                return _Head(stamp, self._tenants[key, tenant].queues[0].served_at, tenant, key)
             heapq.heapreplace(heap, (now, tenant))
         return None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import anyio
+
 from fleet.protocol.errors import FleetUnavailable, NotDeployed, Refused
 from fleet.protocol.messages import (
     DeleteReply,
@@ -21,15 +23,19 @@ from fleet.protocol.messages import (
     RollbackReply,
     RollbackRequest,
 )
+from fleet.protocol.subjects import CURSOR, PARTITION, STREAM_EVENTS, STREAM_INVOCATIONS
 from fnplatform.frontdoor.calls import Calls
 from fnplatform.frontdoor.http_functions import http_functions
 from fnplatform.frontdoor.ports import DispatcherPort
 from fnplatform.jetstream import JetStream
 from fnplatform.registry import Registry
+from fnplatform.triggers.state import Cursor
 
 log = logging.getLogger("fleet.frontdoor")
 
 Parts = Sequence[memoryview]
+ROUTED_S = 3.0
+LOOK_S = 0.1
 
 
 class Apps:
@@ -92,13 +98,37 @@ class Apps:
         return RollbackReply(app_version=version)
 
     async def delete(self, tenant: str, request: DeleteRequest, parts: Parts) -> DeleteReply:
-        """Remove the app; Refused while calls of it wait, unless they are to be cancelled."""
-        waiting = await self._calls.waiting_of(tenant, request.app)
-        if waiting and not request.cancel:
-            raise Refused(
-                f"{len(waiting)} calls of {request.app} wait or run",
-                hint=f"wait for them, or cancel them: fleet delete {request.app} --cancel",
-            )
+        """Remove the app; Refused while calls or events of it wait, unless they are to be cancelled."""
+        if not request.cancel:
+            await self._check_idle(tenant, request.app)
         await self._registry.delete(tenant, request.app)
         await self._tell(tenant, request.app)
         return DeleteReply(cancelled=await self._calls.cancel_app(tenant, request.app) if request.cancel else 0)
+
+    async def _check_idle(self, tenant: str, app: str) -> None:
+        """Refused while calls of the app wait or run, or its triggers hold events back: these would start nothing."""
+        held = await self._held(tenant, app)
+        waiting = await self._calls.waiting_of(tenant, app)
+        if waiting:
+            raise Refused(
+                f"{len(waiting)} calls of {app} wait or run",
+                hint=f"wait for them, or cancel them: fleet delete {app} --cancel",
+            )
+        if held:
+            raise Refused(
+                f"triggers of {app} hold back up to {held} events that are still to start calls",
+                hint=f"wait for them (fleet status), or drop them: fleet delete {app} --cancel",
+            )
+
+    async def _held(self, tenant: str, app: str) -> int:
+        """Events that triggers of the app hold back. Events of a moment ago are given the time to become calls first."""
+        last_seq = int((await self._js.stream_info(STREAM_EVENTS))["state"]["last_seq"])
+        cursor = Cursor()
+        with anyio.move_on_after(ROUTED_S):
+            while True:
+                found = await self._js.get_last(STREAM_INVOCATIONS, CURSOR.build(partition=PARTITION))
+                cursor = Cursor() if found is None else Cursor.model_validate_json(bytes(found.data))
+                if cursor.seq >= last_seq:
+                    break
+                await anyio.sleep(LOOK_S)
+        return cursor.held_for(tenant, app)

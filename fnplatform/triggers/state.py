@@ -45,3 +45,12 @@ class Cursor(Message):
             lane.upto if lane.until is None else last_seq - (lane.until - lane.upto) for lane in self.lagging.values()
         ]
         return max(0, last_seq - min([self.seq, *uptos]))
+
+    def held_for(self, tenant: str, app: str) -> int:
+        """How many events the triggers of an app hold back, or have still to look at: at most so many."""
+        found = 0
+        for lane in self.lagging.values():
+            if (lane.tenant, lane.app) == (tenant, app):
+                end = self.seq if lane.until is None else min(self.seq, lane.until)
+                found += max(0, end - lane.upto) + (len(lane.shaper.held) if lane.shaper is not None else 0)
+        return found

@@ -16,6 +16,8 @@ from fleet.protocol.ids import digest, event_key
 from fleet.protocol.messages import (
     BlobPut,
     BlobPutReply,
+    DeleteReply,
+    DeleteRequest,
     DeployReply,
     DeployRequest,
     EventBatch,
@@ -158,6 +160,25 @@ def test_what_is_held_back_outlives_its_leader(tmp_path: Path) -> None:
         assert sorted(found) == ["a2", "b2", "c1"]
 
     with_plane(tmp_path, test, dispatcher=False)
+
+
+def test_an_app_whose_trigger_holds_events_back_is_deleted_only_on_request(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        car = await plane.car("car-1", slots=8)
+        await deploy(plane, seldom=SubjectTrigger(subject="s.*", rate_limit=RateLimit(count=1, per_s=3600)))
+        await publish(plane, "a1", "a2", "a3")
+        grant, ids = await next_run(car)
+        assert ids == ["a1"]
+        await end(car, grant)
+        with pytest.raises(AssertionError, match="triggers of shop hold back up to 2 events"):
+            await plane.ask(ApiVerb.DELETE, DeleteRequest(app="shop"), DeleteReply)
+        await plane.ask(ApiVerb.DELETE, DeleteRequest(app="shop", cancel=True), DeleteReply)
+        await deploy(plane, seldom=SubjectTrigger(subject="s.*"))
+        await publish(plane, "b1")
+        _, ids = await next_run(car)
+        assert ids == ["b1"], "what the deleted one held back starts nothing any more"
+
+    with_plane(tmp_path, test)
 
 
 def test_what_cannot_work_is_refused_and_nothing_is_deployed(tmp_path: Path) -> None:

@@ -192,10 +192,30 @@ def test_turns_go_to_the_tenant_served_longest_ago_then_its_functions() -> None:
     for _ in range(8):
         taken = turns.take(turns.asked(), lambda _: True)
         assert taken is not None
-        turns.served(taken.tenant)
+        turns.served(taken)
         turns.add(taken)
         served.append(taken.tenant + taken.function)
     assert served == ["af", "bf", "ag", "bf", "af", "bf", "ag", "bf"]
+
+
+def test_functions_of_a_tenant_that_ask_for_different_things_have_turns() -> None:
+    """Short ones beside long ones, small beside large, bound to a region or not: none waits for another's backlog to end."""
+    names = ("long", "short", "large", "bound")
+    long, short, large, bound = (queue("a", name) for name in names)
+    short.measured(0.001)
+    large.need = large.need._replace(memory_bytes=2 * large.need.memory_bytes)
+    bound.need = bound.need._replace(region="eu")
+    turns = Turns()
+    served = []
+    for _ in range(8):
+        for one in (long, short, large, bound):
+            turns.add(one)
+        taken = turns.take(turns.asked(), lambda _: True)
+        assert taken is not None
+        turns.served(taken)
+        served.append(taken.function)
+    assert sorted(served[:4]) == sorted(names), served
+    assert served[4:] == served[:4]
 
 
 def test_a_queue_that_cannot_go_keeps_its_turn() -> None:

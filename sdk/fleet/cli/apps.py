@@ -152,10 +152,15 @@ def _print_live(app: str, live: AppVersion, as_json: bool) -> None:
 
 def delete(
     app: Annotated[str, typer.Argument(help="Name of the app.")],
-    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the calls that wait or run.")] = False,
+    cancel: Annotated[
+        bool,
+        typer.Option(
+            "--cancel", help="Cancel the calls that wait or run, drop the events that its triggers hold back."
+        ),
+    ] = False,
     as_json: JSON = False,
 ) -> None:
-    """Remove an app; refused while calls of it wait or run, unless --cancel."""
+    """Remove an app; refused while calls or events of it wait, unless --cancel."""
     from fleet.cli.ask import ask_once
     from fleet.protocol.messages import DeleteReply, DeleteRequest
     from fleet.protocol.subjects import ApiVerb

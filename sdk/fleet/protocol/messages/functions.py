@@ -240,7 +240,7 @@ class RollbackReply(Reply):
 
 
 class DeleteRequest(Message):
-    """Remove an app. Refused while calls of it wait or run, unless ``cancel``."""
+    """Remove an app. Refused while calls or events of it wait, unless ``cancel``."""
 
     app: Token
     cancel: bool = False
