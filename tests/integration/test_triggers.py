@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,42 @@ import anyio
 
 from fleet._event import Event
 from fleet.protocol import frames
-from fleet.protocol.ids import digest, event_key
+from fleet.protocol.ids import digest, event_call_id, event_key
 from fleet.protocol.messages import (
     BlobPut,
     BlobPutReply,
+    CallRequest,
+    CallState,
+    CancelReply,
+    DeleteReply,
+    DeleteRequest,
     DeployReply,
     DeployRequest,
     EventHead,
+    ExplainReply,
+    ExplainRequest,
+    InvocationState,
     LeaseGrant,
     Manifest,
     Program,
     Retries,
+    RollbackReply,
+    RollbackRequest,
+    StatusReply,
     StoredEvent,
 )
 from fleet.protocol.messages.triggers import SubjectTrigger
-from fleet.protocol.subjects import STORED_EVENT, STREAM_INVOCATIONS, ApiVerb
+from fleet.protocol.subjects import (
+    PARTITION,
+    STORED_EVENT,
+    STREAM_EVENTS,
+    STREAM_INVOCATIONS,
+    STREAM_OUTCOMES,
+    ApiVerb,
+)
+from fnplatform.dispatcher.service import Dispatcher
+from fnplatform.triggers.commit import JetStreams
+from fnplatform.triggers.service import TriggerService
 from tests.integration.dispatcher_rig import FakeCar, Plane, with_plane
 
 TENANT = "default"
@@ -118,5 +140,170 @@ def test_events_that_wait_for_one_function_travel_together(tmp_path: Path) -> No
     with_plane(tmp_path, test)
 
 
-async def left(plane: Plane) -> list[str]:
-    return list(await plane.js.subjects(STREAM_INVOCATIONS, "inv.>"))
+def test_a_large_event_is_a_blob_and_what_is_none_of_ours_is_passed(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        car = await plane.car("car-1", slots=2)
+        await deploy(plane, one=[SubjectTrigger(subject="s")])
+        await plane.js.publish(STORED_EVENT.build(tenant=TENANT, event="0" * 32), b"what is this")
+        await publish(plane, ("s", "a"), data=b"1" * 500_000)
+        grant, payload, _ = await car.granted.receive()
+        assert grant.blob is not None or len(payload) > 500_000
+        await car.report(grant.lease)
+        await publish(plane, ("s", "b"))
+        assert await served(car, 1) == {"one": ["b"]}
+
+    with_plane(tmp_path, test)
+
+
+def test_what_is_deployed_counts_from_its_answer_on(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        car = await plane.car("car-1", slots=2)
+        await deploy(plane, one=[SubjectTrigger(subject="s")])
+        await publish(plane, ("s", "a"))
+        await deploy(plane, one=[SubjectTrigger(subject="t")], two=[SubjectTrigger(subject="s")])
+        await publish(plane, ("s", "b"), ("t", "c"))
+        assert await served(car, 3) == {"one": ["a", "c"], "two": ["b"]}
+        await plane.ask(ApiVerb.ROLLBACK, RollbackRequest(app="shop"), RollbackReply)
+        await publish(plane, ("s", "d"), ("t", "e"))
+        assert await served(car, 1) == {"one": ["d"]}
+        await plane.ask(ApiVerb.DELETE, DeleteRequest(app="shop", cancel=True), DeleteReply)
+        await publish(plane, ("s", "f"))
+        await handled(plane)
+        assert await plane.js.subjects(STREAM_INVOCATIONS, "inv.>") == {}
+
+    with_plane(tmp_path, test)
+
+
+def test_a_triggered_call_is_explained_listed_and_cancelled_as_any(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        await deploy(plane, one=[SubjectTrigger(subject="s")])
+        await publish(plane, ("s", "a"))
+        call = event_call_id(TENANT, "shop", "one", "/test", "a")
+        await until(lambda: queued(plane, call))
+        explained = await plane.ask(ApiVerb.EXPLAIN, ExplainRequest(call=call), ExplainReply)
+        assert isinstance(explained, ExplainReply) and explained.state is CallState.QUEUED
+        cancelled = await plane.ask(ApiVerb.CANCEL, CallRequest(calls=[call]), CancelReply)
+        assert isinstance(cancelled, CancelReply) and cancelled.cancelled == [call]
+        status = await plane.ask(ApiVerb.STATUS, CallRequest(calls=[call]), StatusReply)
+        assert isinstance(status, StatusReply) and status.calls[0].state is CallState.CANCELLED
+        kept = await plane.js.get_last(STREAM_OUTCOMES, f"out.{TENANT}.shop.one.{call}")
+        assert kept is not None and kept.ttl_s is not None and kept.ttl_s >= 24 * 3600
+        assert plane.responder.dropped == 0, "nobody waits: nothing is pushed"
+
+    with_plane(tmp_path, test)
+
+
+def test_the_next_leader_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        await deploy(plane, one=[SubjectTrigger(subject="s.>")])
+        await publish(plane, ("s.1", "a"))
+        await until(lambda: queued(plane, event_call_id(TENANT, "shop", "one", "/test", "a")))
+        first = service_of(plane.dispatcher)
+        assert first.life is not None
+        # Another one leads without asking: what the first one sends from now on is void.
+        second = TriggerService(plane.js, plane.registry, plane.blobs, PARTITION, 1000)
+        async with anyio.create_task_group() as group:
+            group.start_soon(second.lead, Usurper(plane.dispatcher.epoch + 1))
+            await until(lambda: leads(second))
+            await publish(plane, *((f"s.{number}", f"b{number}") for number in range(20)))
+            await until(lambda: all_stored(plane, 21))
+            await until(lambda: rests(first))
+            group.cancel_scope.cancel()
+        ids = [call async for call in calls_of(plane)]
+        assert len(ids) == len(set(ids)) == 21
+
+    with_plane(tmp_path, test)
+
+
+def test_nothing_is_missed_when_the_reader_is_cut_off(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        car = await plane.car("car-1", slots=2)
+        await deploy(plane, one=[SubjectTrigger(subject="s")])
+        for number in range(3):
+            (name,) = (await plane.js.api("CONSUMER.NAMES.EVENTS"))["consumers"]
+            await plane.js.api(f"CONSUMER.DELETE.EVENTS.{name}")
+            await publish(plane, ("s", f"e{number}"))
+            assert await served(car, 1) == {"one": [f"e{number}"]}
+
+    with_plane(tmp_path, test)
+
+
+def test_handled_events_go_when_there_is_no_room(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        streams = JetStreams(plane.js, PARTITION)
+        config = (await plane.js.stream_info(STREAM_EVENTS))["config"]
+        await plane.js.ensure_stream({**config, "max_msgs": 40})
+        await publish(plane, *(("nobody", f"e{number}") for number in range(28)))
+        assert await streams.purge_events(28, 0.75, 0.5) == 0
+        await publish(plane, *(("nobody", f"f{number}") for number in range(8)))
+        assert await streams.purge_events(3, 0.75, 0.5) == 3, "no further than what is handled"
+        assert await streams.purge_events(36, 0.75, 0.5) == 13
+        assert (await plane.js.stream_info(STREAM_EVENTS))["state"]["messages"] == 20
+
+    with_plane(tmp_path, test)
+
+
+# --- what these tests look at -----------------------------------------------------------------------------------------
+
+
+class Usurper:
+    """A term of a later leader."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.over = False
+
+    def submit(self, state: InvocationState, seq: int, payload: bytes) -> None: ...
+
+    def run_s(self, tenant: str, app: str, function: str, version: str) -> float | None:
+        return None
+
+    def queued(self, tenant: str) -> int:
+        return 0
+
+
+def service_of(dispatcher: Dispatcher) -> TriggerService:
+    (found,) = [one for one in dispatcher._companions if isinstance(one, TriggerService)]
+    return found
+
+
+async def until(holds: Callable[[], Awaitable[object]]) -> None:
+    """Ask until it is so."""
+    while not await holds():
+        await anyio.sleep(0.01)
+
+
+async def leads(service: TriggerService) -> bool:
+    return service.life is not None
+
+
+async def rests(service: TriggerService) -> bool:
+    return service.life is None
+
+
+async def queued(plane: Plane, call: str) -> bool:
+    return await plane.js.get_last(STREAM_INVOCATIONS, f"inv.{PARTITION}.{TENANT}.shop.one.{call}") is not None
+
+
+async def handled(plane: Plane) -> None:
+    """Until the router has seen all events."""
+    end = (await plane.js.stream_info(STREAM_EVENTS))["state"]["last_seq"]
+    service = service_of(plane.dispatcher)
+
+    async def seen() -> bool:
+        return service.life is not None and service.life.router.popped >= end
+
+    await until(seen)
+
+
+async def calls_of(plane: Plane) -> AsyncIterator[str]:
+    """The ids of all events in the queue, those in chunks too."""
+    for message in await plane.js.get_range(STREAM_INVOCATIONS, "inv.>", seq=1):
+        state, parts = frames.unpack(message.data, InvocationState)
+        items = [bytes(parts[0])] if state.items is None else frames.unpack_items(parts[0], 4096)
+        for item in items:
+            yield pickle.loads(item)[0][0].id
+
+
+async def all_stored(plane: Plane, count: int) -> bool:
+    return len([call async for call in calls_of(plane)]) == count
