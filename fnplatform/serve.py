@@ -152,15 +152,15 @@ async def _run(
     responder = Responder(reply)
     blobs = BlobStore(js)
     registry = Registry(js, blobs)
+    disk = DiskRoom(settings.data_dir)
     triggers = TriggerService(
         js, registry, blobs, PARTITION, int(settings.queue_calls_max * TENANT_QUEUE_SHARE),
-        clocks=ClockService(js, PARTITION),
+        clocks=ClockService(js, PARTITION), disk=disk,
     )  # fmt: skip
     dispatcher = Dispatcher(
         bus=js.bus, reply_bus=reply, js=js, responder=responder, manifests=registry, blobs=blobs, name=settings.name,
         companions=[triggers, RelayService(JetStreamOutbox(js))],
     )  # fmt: skip
-    disk = DiskRoom(settings.data_dir)
     http_port = choose_port(settings.http) if settings.http is not None else 0
     http_url = url_at(settings.http, http_port) if settings.http is not None else settings.http_url
     facts = PlatformFacts(

@@ -85,8 +85,8 @@ class Tools:
     now_s: Callable[[], float]
     unix_s: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
-    calls_max: int
-    """So many calls of one tenant may be in the queue."""
+    may: Callable[[str], bool]
+    """Whether calls of a tenant may be stored right now."""
     refresh: Callable[[], Awaitable[None]]
     """Load the triggers anew."""
 
@@ -148,8 +148,7 @@ class Life:
         now_s = self._tools.now_s()
         found = self._share.get(tenant)
         if found is None or now_s >= found[0]:
-            may = self._tools.term.queued(tenant) < self._tools.calls_max
-            found = self._share[tenant] = (now_s + SHARE_S, may)
+            found = self._share[tenant] = (now_s + SHARE_S, self._tools.may(tenant))
         return found[1]
 
     # --- events in --------------------------------------------------------------------------------------------------
@@ -266,10 +265,10 @@ class Life:
             for one in batch.starts
             if one.events
         ]
-        for call in calls:
-            if call.state.blob:
-                await tools.blobs.put_whole(call.state.tenant, call.state.digest, call.payload)
         try:
+            for call in calls:
+                if call.state.blob:
+                    await tools.blobs.put_whole(call.state.tenant, call.state.digest, call.payload)
             seqs = await tools.committer.commit(calls, batch.cursor)
         except StreamFull as error:
             self._fail(error, {start.lane.name for start in batch.starts})

@@ -18,7 +18,8 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from fleet.protocol.errors import FleetError, NotDeployed
+from fleet.protocol.errors import FleetError, NotDeployed, QueueFull
+from fnplatform.disk import DiskRoom
 from fnplatform.jetstream import JetStream
 from fnplatform.registry import live_version
 from fnplatform.triggers.clock_service import ClockService
@@ -49,6 +50,7 @@ class TriggerService:
         calls_max: int,
         *,
         clocks: ClockService | None = None,
+        disk: DiskRoom | None = None,
         streams: Streams | None = None,
         source: Callable[[OnEvent, Callable[[], bool]], EventSource] | None = None,
         now_s: Callable[[], float] = time.monotonic,
@@ -61,6 +63,7 @@ class TriggerService:
         self._partition = partition
         self._calls_max = calls_max
         self._clocks = clocks
+        self._disk = disk or DiskRoom(None)
         self._streams = streams or JetStreams(js, partition)
         self._source = source or (lambda on_event, room: Reader(js, on_event, room))
         self._now_s = now_s
@@ -90,12 +93,21 @@ class TriggerService:
             except FleetError as error:
                 log.warning("clocks can't be run right now: %s", error.message)
                 await self._sleep(PAUSE_S)
-        await clocks.lead(term, self._table, lambda tenant: term.queued(tenant) < self._calls_max)
+        await clocks.lead(term, self._table, lambda tenant: self._may(term, tenant))
+
+    def _may(self, term: Term, tenant: str) -> bool:
+        """Whether calls of a tenant may be stored right now: it hasn't too many, and the disk isn't full."""
+        try:
+            self._disk.check()
+        except QueueFull:
+            return False
+        return term.queued(tenant) < self._calls_max
 
     async def _route_events(self, term: Term) -> None:
         committer = Committer(self._streams, self._partition, term.epoch)
         blocked: set[str] = set()
         while not term.over:
+            began_s = self._now_s()
             try:
                 cursor = await committer.claim()
                 await self._load()
@@ -103,6 +115,8 @@ class TriggerService:
             except Again as again:
                 blocked = again.lanes
                 log.info("routing begins again at the stored cursor: %s", again)
+                if self._now_s() - began_s < PAUSE_S:
+                    await self._sleep(PAUSE_S)
             except CursorMoved as error:
                 log.warning("%s: this process no longer does", error.message)
                 await anyio.sleep_forever()
@@ -167,7 +181,7 @@ class TriggerService:
         lanes = lanes_of(cursor, self._table.all(), gone)
         tools = Tools(
             term, committer, self._streams, self._blobs, self._table, self._source, self._now_s, self._unix_s, self._sleep,
-            self._calls_max, self._load,
+            lambda tenant: self._may(term, tenant), self._load,
         )  # fmt: skip
         self._life = Life(tools, lanes, cursor, end, blocked)
         try:
