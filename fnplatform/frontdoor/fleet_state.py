@@ -114,14 +114,11 @@ class FleetState:
         )  # fmt: skip
 
     async def _events_waiting(self, last_seq: int) -> int:
-        """Events that haven't become calls: behind the cursor, or behind the slowest trigger; and emitted ones."""
+        """Events that haven't become calls, and those that functions emitted and that aren't published yet."""
         found = await self._js.get_last(STREAM_INVOCATIONS, CURSOR.build(partition=PARTITION))
-        reached = 0
-        if found is not None:
-            cursor = Cursor.model_validate_json(bytes(found.data))
-            reached = min([cursor.seq, *(lane.upto for lane in cursor.lagging.values())])
+        cursor = Cursor() if found is None else Cursor.model_validate_json(bytes(found.data))
         emitted = await self._js.subjects(STREAM_OUTCOMES, EMITTED.wildcard())
-        return max(0, last_seq - reached) + len(emitted)
+        return cursor.behind(last_seq) + len(emitted)
 
     async def _simulate_one(self, name: str, request: Simulate) -> None:
         subject = TO_CAR.build(car=name, verb=ToCarVerb.SIMULATE)
