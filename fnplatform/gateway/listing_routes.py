@@ -80,8 +80,9 @@ class Line(BaseModel):
     app: str
     function: str
     call: str
+    item: int | None = Field(description="Of a call that is a chunk of a map, or of events: which item of it.")
     attempt: int
-    car: str
+    car: str = Field(description="A pseudonym.")
     stream: str = Field(description="stdout or stderr")
     text: str
 
@@ -108,9 +109,9 @@ def lines_of(entry: LogEntry) -> list[dict[str, Any]]:
     return [
         Line(
             time=datetime.fromtimestamp(unix_s, UTC).isoformat().replace("+00:00", "Z"), app=entry.app,
-            function=entry.function, call=entry.call, attempt=entry.attempt, car=entry.car, stream=stream, text=text,
+            function=entry.function, call=entry.call, item=item, attempt=attempt, car=entry.car, stream=stream, text=text,
         ).model_dump()
-        for unix_s, stream, text in entry.lines
+        for item, attempt, (unix_s, stream, text) in entry.by_item()
     ]  # fmt: skip
 
 

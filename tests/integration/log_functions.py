@@ -48,3 +48,13 @@ def slowly(count: int, seconds: float) -> None:
 def heard(event: fleet.Event) -> None:
     """Says what happened."""
     print(f"heard {event.json()['n']}")
+
+
+@app.function(on=[fleet.subject("failing.*")], retries=TWICE)
+def fragile(event: fleet.Event) -> str:
+    """Fails for good at the events that say so."""
+    text = str(event.json()["text"])
+    print(f"{text} {fleet.current().attempt}")
+    if text.startswith("bad"):
+        raise ValueError(text)
+    return text

@@ -100,7 +100,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return alive.set
 
 
-@pytest.mark.parametrize(("chunk", "reports_again"), [(False, True), (False, False), (True, False)])
+@pytest.mark.parametrize(("chunk", "reports_again"), [(False, True), (True, False)])
 def test_a_leader_that_dies_behind_the_outcome_leaves_the_letter_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: bool, reports_again: bool
 ) -> None:

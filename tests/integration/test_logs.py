@@ -20,8 +20,8 @@ from fleet.protocol.limits import LOG_BYTES_PER_CALL_MAX
 from fleet.testing import LocalFleet
 from tests.integration import log_functions as fn
 
-LINES = 120
-LINE_S = 0.08
+LINES = 100
+LINE_S = 0.07
 
 
 def rows(*words: str) -> list[dict[str, Any]]:
@@ -67,11 +67,12 @@ def test_what_a_call_prints_is_bounded_and_the_cut_is_seen(shared_fleet: LocalFl
 
 def test_a_function_that_an_event_starts_is_heard(shared_fleet: LocalFleet) -> None:
     _deploy.deploy(_client.current(), _deploy.load_app("tests.integration.log_functions"))
+    dropped = shared_fleet.platform().dropped_replies
     for number in range(20):
         fleet.publish("logtest.a", {"n": number})
     shared_fleet.wait_for(lambda: len(rows("logtest.heard")) == 20, "a line for each event")
     assert {row["text"] for row in rows("logtest.heard")} == {f"heard {number}" for number in range(20)}
-    assert shared_fleet.platform().dropped_replies == 0, "nobody waits for what an event starts"
+    assert shared_fleet.platform().dropped_replies == dropped, "nobody waits for what an event starts"
 
 
 @contextmanager
@@ -102,7 +103,7 @@ def test_no_line_is_lost_while_broker_and_control_plane_are_killed(local_fleet: 
     with following("--call", call.id) as live:
         local_fleet.wait_for(lambda: len(live) > 5, "the first lines")
         local_fleet.broker.kill()
-        local_fleet.wait_for(lambda: len(live) > 40, "lines after the broker's restart")
+        local_fleet.wait_for(lambda: len(live) > 30, "lines after the broker's restart")
         local_fleet.control.kill()
         call.result(60)
         local_fleet.wait_for(lambda: len(live) >= LINES, "the last lines")
