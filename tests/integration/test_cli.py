@@ -316,6 +316,7 @@ def test_an_event_is_published_from_the_command_line(fleet_of_two: LocalFleet, d
 
 
 def test_what_failed_for_good_is_shown_replayed_and_dropped(fleet_of_two: LocalFleet, deployed: Path) -> None:
+    as_json("dead", "drop", "--all")  # what other tests left
     call = ok("call", "jobs.fail", "for good", "--spawn").strip()
     fleet_of_two.wait_for(lambda: call in dead_calls(), "the dead letter")
     assert "for good" in ok("dead", "list", "jobs.fail") and "nothing to show" in said("dead", "list", "other")
