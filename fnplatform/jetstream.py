@@ -27,6 +27,9 @@ API = "$JS.API."
 _WRONG_SEQUENCE = frozenset({10071, 10164})
 _FULL = frozenset({10047, 10077, 10023, 10122})
 _NOT_FOUND = frozenset({10059, 10037, 10014})
+_TOO_MANY = 413
+"""Status: a batched read of the newest messages matches more than 1,024 subjects."""
+_EACH_MAX = 1000
 
 
 class JetStreamError(FleetError):
@@ -217,14 +220,30 @@ class JetStream:
         return _stored(await self.bus.request(f"{API}DIRECT.GET.{stream}", body))
 
     async def get_last_of_each(self, stream: str, subjects: list[str], limit: int = 1000) -> list[StoredMessage]:
-        """The newest message of every subject that matches one of ``subjects`` (wildcards allowed), by sequence."""
-        return await self._batch(stream, {"multi_last": subjects, "batch": limit})
+        """The newest message of up to ``limit`` subjects that match one of ``subjects`` (wildcards allowed), by sequence."""
+        try:
+            return await self._batch(stream, {"multi_last": subjects, "batch": limit})
+        except JetStreamError as error:
+            if error.err_code != _TOO_MANY:
+                raise
+        names = sorted({name for one in subjects for name in await self.subjects(stream, one)})[:limit]
+        found: list[StoredMessage] = []
+        for first in range(0, len(names), _EACH_MAX):
+            found += await self._batch(stream, {"multi_last": names[first : first + _EACH_MAX], "batch": _EACH_MAX})
+        return sorted(found, key=lambda message: message.seq)
 
     async def get_range(
-        self, stream: str, subject: str, *, seq: int | None = None, start_time: str | None = None, limit: int = 1000
-    ) -> list[StoredMessage]:
-        """Up to ``limit`` messages of ``subject`` (wildcards allowed) from ``seq`` or an RFC 3339 ``start_time`` on."""
+        self, stream: str, subject: str, *, seq: int | None = None, start_time: str | None = None, limit: int = 1000,
+        bytes_max: int | None = None,
+    ) -> list[StoredMessage]:  # fmt: skip
+        """Messages of ``subject`` (wildcards allowed) from ``seq`` or an RFC 3339 ``start_time`` on, in order.
+
+        At most ``limit`` of them, and no more once they have ``bytes_max`` together (the broker has a bound of its own as
+        well): that there are no more is known when none comes.
+        """
         body: dict[str, Any] = {"next_by_subj": subject, "batch": limit}
+        if bytes_max is not None:
+            body["max_bytes"] = bytes_max
         if start_time is not None:
             body["start_time"] = start_time
         else:
@@ -259,7 +278,7 @@ class JetStream:
         finally:
             await listening.close()
         if problem and problem[0] != 408:
-            raise JetStreamError(f"the broker refused a batched read (status {problem[0]})")
+            raise JetStreamError(f"the broker refused a batched read (status {problem[0]})", problem[0])
         return found
 
     # --- key-value ----------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from typing import Protocol
 
 from fleet.protocol import frames
 from fleet.protocol.errors import FleetError
+from fleet.protocol.limits import MIB
 from fleet.protocol.messages import InvocationState
 from fleet.protocol.subjects import (
     CURSOR,
@@ -38,6 +39,8 @@ from fnplatform.triggers.state import Cursor
 
 log = logging.getLogger("fleet.triggers")
 
+PAGE_BYTES = 4 * MIB
+"""Of events that are read together."""
 LOOKED_UP_MAX = 256
 """Calls that are looked up by one question."""
 
@@ -69,7 +72,7 @@ class Streams(Protocol):
         ...
 
     async def events(self, tenant: str, seq: int, limit: int) -> list[StoredMessage]:
-        """Events of a tenant from ``seq`` on."""
+        """Events of a tenant from ``seq`` on, some of them; none: there are none."""
         ...
 
     async def event(self, seq: int) -> StoredMessage | None: ...
@@ -110,8 +113,9 @@ class JetStreams:
         return int((await self._js.stream_info(STREAM_EVENTS))["state"]["last_seq"])
 
     async def events(self, tenant: str, seq: int, limit: int) -> list[StoredMessage]:
-        """Events of a tenant from ``seq`` on."""
-        return await self._js.get_range(STREAM_EVENTS, STORED_EVENT.wildcard(tenant=tenant), seq=seq, limit=limit)
+        """Events of a tenant from ``seq`` on, some of them; none: there are none."""
+        wildcard = STORED_EVENT.wildcard(tenant=tenant)
+        return await self._js.get_range(STREAM_EVENTS, wildcard, seq=seq, limit=limit, bytes_max=PAGE_BYTES)
 
     async def event(self, seq: int) -> StoredMessage | None:
         """One event."""

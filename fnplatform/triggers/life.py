@@ -234,7 +234,7 @@ class Life:
             return
         messages = await self._tools.streams.events(fetch.lane.bound.tenant, fetch.seq, PAGE)
         page = [event for one in messages if (event := arrived(one.seq, one.data)) is not None]
-        self.router.fetched(fetch, page, complete=len(messages) < PAGE)
+        self.router.fetched(fetch, page, complete=not messages or messages[-1].seq > fetch.asked_at)
 
     async def _read(self, seqs: Sequence[int]) -> dict[int, Arrived]:
         """These events; what is missing is no longer kept."""

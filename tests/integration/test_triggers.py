@@ -38,6 +38,7 @@ from fleet.protocol.messages import (
 )
 from fleet.protocol.messages.triggers import SubjectTrigger
 from fleet.protocol.subjects import (
+    BUCKET_FUNCTIONS,
     PARTITION,
     STORED_EVENT,
     STREAM_EVENTS,
@@ -307,3 +308,21 @@ async def calls_of(plane: Plane) -> AsyncIterator[str]:
 
 async def all_stored(plane: Plane, count: int) -> bool:
     return len([call async for call in calls_of(plane)]) == count
+
+
+def test_more_subjects_than_the_broker_reads_at_once(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        names = [f"many.a{number}" for number in range(1_100)]
+        stored = anyio.Event()
+        for name in names:
+            plane.js.publish_then(f"$KV.{BUCKET_FUNCTIONS}.{name}", name.encode(), lambda _: None)
+        plane.js.publish_then(f"$KV.{BUCKET_FUNCTIONS}.few.a", b"", lambda _: stored.set())
+        await stored.wait()
+        found = await plane.js.kv_entries(BUCKET_FUNCTIONS, "many.")
+        assert found == {name: name.encode() for name in names}
+        assert list(await plane.js.kv_entries(BUCKET_FUNCTIONS, "few.")) == ["few.a"]
+        wildcard = f"$KV.{BUCKET_FUNCTIONS}.many.>"
+        page = await plane.js.get_range(f"KV_{BUCKET_FUNCTIONS}", wildcard, limit=1000, bytes_max=2000)
+        assert 0 < len(page) < 100
+
+    with_plane(tmp_path, test, dispatcher=False)
