@@ -76,6 +76,9 @@ class Leadership:
                     self._revision = await self._js.kv_update(
                         BUCKET_PARTITIONS, self._partition, self._name, self._revision
                     )
+                    # Heard of too late is lost: who asked ``holds`` meanwhile, in a loop that was stuck, has ended the term.
+                    if not self.holds(self._now_s()):
+                        break
                     self._until_s = began_s + LEADER_TTL_S - MARGIN_S
                 except WrongSequence:
                     if not await self._is_mine():
