@@ -12,7 +12,7 @@ from fnplatform.triggers import lanes
 from fnplatform.triggers.invocations import Arrived, chunk_max, invocation_of
 from fnplatform.triggers.lanes import Lane, lanes_of
 from fnplatform.triggers.matching import key_of, takers
-from fnplatform.triggers.plans import Batch, Rules
+from fnplatform.triggers.plans import CALLS_MAX, Batch, Rules
 from fnplatform.triggers.router import CURSOR_S, RETRY_S, Router
 from fnplatform.triggers.state import Cursor
 from fnplatform.triggers.table import Bound, Table, bounds_of, subject_matches, trigger_id
@@ -155,6 +155,31 @@ def test_events_of_before_are_looked_up_before_they_go() -> None:
     assert len(looked_up) == 4
     rig.router.checked(looked_up, {looked_up[0][3]})
     assert rig.stored(rig.batch()) == [("two", [1, 2, 3]), ("one", [2, 3])]
+
+
+def test_what_nobody_takes_any_more_is_not_waited_for() -> None:
+    rig = Rig(bound("one", "s"), check_upto=1)
+    rig.arrive(event(1), event(2))
+    rig.router.replace("acme", "shop", [])
+    assert rig.router.unchecked() == []
+    rig.now_s = CURSOR_S
+    assert rig.stored(rig.batch()) == [] and rig.router.durable.seq == 2
+
+
+def test_an_event_may_have_more_takers_than_a_batch_has_room_for() -> None:
+    functions = [f"f{number}" for number in range(1500)]
+    rig = Rig(*(bound(function, "s") for function in functions))
+    rig.arrive(event(1), event(2))
+    found: list[tuple[str, list[int]]] = []
+    while rig.router.durable.lagging or not found:
+        for fetch in rig.router.fetches(rig.now_s):
+            rig.router.fetched(fetch, [event(1), event(2)][fetch.seq - 1 :], complete=True)
+        batch = rig.batch()
+        assert batch is not None and len(batch.starts) <= 2 * CALLS_MAX
+        found += rig.stored(batch)
+        rig.now_s += RETRY_S
+    started = [(function, seq) for function, seqs in found for seq in seqs]
+    assert sorted(started) == sorted((function, seq) for function in functions for seq in (1, 2))
 
 
 def test_who_may_not_store_lags_and_holds_nobody_up() -> None:
