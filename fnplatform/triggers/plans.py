@@ -99,6 +99,11 @@ class Packing:
         return len(self.starts) >= CALLS_MAX or self._bytes >= CALLS_BYTES_MAX
 
     @property
+    def half_full(self) -> bool:
+        """What lags takes no more than half of a batch: the rest is for what comes."""
+        return len(self.starts) >= CALLS_MAX // 2 or self._bytes >= CALLS_BYTES_MAX // 2
+
+    @property
     def no_room(self) -> bool:
         """Whether no more can be put in, also of an event that some of it was put in of."""
         return len(self.starts) >= 2 * CALLS_MAX or self._bytes >= 2 * CALLS_BYTES_MAX

@@ -38,6 +38,8 @@ WAITING_BYTES_MAX = 32 * limits.MIB
 """Events in the line: beyond this none are read."""
 MISSING_MAX = 256
 """Events that were held back before a restart are read again so many at a time."""
+FETCHES_MAX = 8
+"""Pages that are read one after the other before something is stored again."""
 CURSOR_S = 1.0
 """The cursor is this old at most while events come."""
 RETRY_S = 0.5
@@ -70,6 +72,7 @@ class Router:
         self._now_s = now_s
         self._unix_s = 0.0
         self._recent = Recent()
+        self._turn = 0
 
     # --- events in --------------------------------------------------------------------------------------------------
 
@@ -172,7 +175,8 @@ class Router:
         if self.committing or self.under_way:
             return None
         packing = Packing(self._rules.chunk_max)
-        for lane in list(self.lanes.values()):
+        lanes = self._in_turn()
+        for lane in lanes:
             if lane.caught:
                 self._take_caught(lane, packing)
         while self._line and self._line[0].checked and not packing.full:
@@ -180,7 +184,7 @@ class Router:
             waiting = self._pop()
             for lane, key in waiting.takers:
                 self._take(lane, key, waiting.event, before, packing)
-        for lane in list(self.lanes.values()):
+        for lane in lanes:
             if lane.lagging:
                 self._passed(lane)
             self._release(lane, packing)
@@ -191,6 +195,13 @@ class Router:
         self.committing = True
         self._in_step = False
         return Batch(packing.starts, self._cursor())
+
+    def _in_turn(self) -> list[Lane]:
+        """All lanes, each time beginning with another one: where there is no room for all, each has its turn."""
+        lanes = list(self.lanes.values())
+        self._turn += 1
+        first = self._turn % max(1, len(lanes))
+        return lanes[first:] + lanes[:first]
 
     def committed(self, batch: Batch, cursor: Cursor) -> None:
         """It is stored."""
@@ -228,7 +239,7 @@ class Router:
         if not self._rules.may(lane.bound.tenant):
             lane.retry_s = self._now_s + RETRY_S
             return
-        while lane.caught and not packing.full:
+        while lane.caught and not packing.half_full:
             event = lane.caught[0]
             for _, key in self._rules.match([lane.bound], event):
                 packing.join(lane, key, event)
@@ -286,10 +297,12 @@ class Router:
     # --- what lags --------------------------------------------------------------------------------------------------
 
     def fetches(self, now_s: float) -> list[Fetch]:
-        """Pages of EVENTS to be read for triggers that lag; tell ``fetched`` of each."""
+        """Pages of EVENTS to be read for triggers that lag, some of them at a time; tell ``fetched`` of each."""
         self._now_s = now_s
         found = []
-        for lane in self.lanes.values():
+        for lane in self._in_turn():
+            if len(found) >= FETCHES_MAX:
+                break
             if not lane.lagging or lane.fetching or lane.joined or lane.caught or lane.retry_s > now_s:
                 continue
             if lane.shaper is not None and lane.shaper.missing:
