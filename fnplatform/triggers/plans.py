@@ -14,7 +14,7 @@ from fnplatform.triggers.table import Bound
 
 CALLS_MAX = 256
 CALLS_BYTES_MAX = 4 * limits.MIB
-"""Calls in one batch."""
+"""Calls in one batch; that of the last event that is put in may be more: up to twice as many."""
 RECENT_BYTES_MAX = 16 * limits.MIB
 """Events at hand that triggers hold back; others are read again."""
 
@@ -97,6 +97,16 @@ class Packing:
     def full(self) -> bool:
         """Whether no more is to be put in."""
         return len(self.starts) >= CALLS_MAX or self._bytes >= CALLS_BYTES_MAX
+
+    @property
+    def half_full(self) -> bool:
+        """What lags takes no more than half of a batch: the rest is for what comes."""
+        return len(self.starts) >= CALLS_MAX // 2 or self._bytes >= CALLS_BYTES_MAX // 2
+
+    @property
+    def no_room(self) -> bool:
+        """Whether no more can be put in, also of an event that some of it was put in of."""
+        return len(self.starts) >= 2 * CALLS_MAX or self._bytes >= 2 * CALLS_BYTES_MAX
 
     def join(self, lane: Lane, key: str, event: Arrived) -> None:
         """Put the event into a call of its trigger: one of its key and its hops that has room, or a new one."""

@@ -23,8 +23,9 @@ from collections.abc import Mapping, Sequence
 
 from fleet.protocol import limits
 from fleet.protocol.messages import SubjectTrigger
-from fnplatform.triggers.invocations import Arrived, call_of
+from fnplatform.triggers.invocations import Arrived
 from fnplatform.triggers.lanes import Lane
+from fnplatform.triggers.lookups import CallName, LookUps
 from fnplatform.triggers.plans import CALLS_MAX, Batch, Fetch, Packing, Recent, Rules, Start, Waiting, repeats
 from fnplatform.triggers.shaping import Release
 from fnplatform.triggers.state import Cursor
@@ -35,9 +36,10 @@ LONES_MAX = 4
 WAITING_MAX = 4000
 WAITING_BYTES_MAX = 32 * limits.MIB
 """Events in the line: beyond this none are read."""
-CHECKS_MAX = 256
 MISSING_MAX = 256
 """Events that were held back before a restart are read again so many at a time."""
+FETCHES_MAX = 8
+"""Pages that are read one after the other before something is stored again."""
 CURSOR_S = 1.0
 """The cursor is this old at most while events come."""
 RETRY_S = 0.5
@@ -62,7 +64,7 @@ class Router:
         self._line: deque[Waiting] = deque()
         self._line_bytes = 0
         self._calls = 0
-        self._unchecked: deque[Waiting] = deque()
+        self._look_ups = LookUps()
         self._behind_s: float | None = None
         """Since when the stored cursor is behind."""
         self._in_step = False
@@ -70,6 +72,7 @@ class Router:
         self._now_s = now_s
         self._unix_s = 0.0
         self._recent = Recent()
+        self._turn = 0
 
     # --- events in --------------------------------------------------------------------------------------------------
 
@@ -104,7 +107,7 @@ class Router:
         self._line_bytes += event.size_bytes
         self._calls += len(takers)
         if not checked:
-            self._unchecked.append(waiting)
+            self._look_ups.add(waiting)
 
     def skip(self, seq: int, now_s: float) -> None:
         """An event that can't be read, or none: nothing starts by it."""
@@ -115,28 +118,13 @@ class Router:
             if not self._line:
                 self.popped = seq
 
-    def unchecked(self) -> list[tuple[str, str, str, str]]:
-        """Calls (tenant, app, function, call) to be looked up, some of them at a time."""
-        found: list[tuple[str, str, str, str]] = []
-        for waiting in self._unchecked:
-            if len(found) >= CHECKS_MAX:
-                break
-            found += [(*lane.bound.owner, call_of(lane.bound, waiting.event.head)) for lane, _ in waiting.takers]
-        return found
+    def unchecked(self) -> list[CallName]:
+        """Calls to be looked up, some of them at a time."""
+        return self._look_ups.next()
 
-    def checked(self, looked_up: Sequence[tuple[str, str, str, str]], known: set[str]) -> None:
+    def checked(self, looked_up: Sequence[CallName], known: set[str]) -> None:
         """Of these calls ``known`` were started before."""
-        calls = {one[3] for one in looked_up}
-        while self._unchecked:
-            waiting = self._unchecked[0]
-            by_call = {call_of(lane.bound, waiting.event.head): (lane, key) for lane, key in waiting.takers}
-            if not by_call.keys() <= calls:
-                break
-            self._unchecked.popleft()
-            self._calls -= len(waiting.takers)
-            waiting.takers = [taker for call, taker in by_call.items() if call not in known]
-            self._calls += len(waiting.takers)
-            waiting.checked = True
+        self._calls -= self._look_ups.answered(looked_up, known)
 
     # --- alone ------------------------------------------------------------------------------------------------------
 
@@ -152,7 +140,7 @@ class Router:
             waiting = self._line[0]
             if not waiting.checked or not all(self._alone(lane, waiting.event) for lane, _ in waiting.takers):
                 break
-            if not self.under_way and repeats(self._line):
+            if len(waiting.takers) > LONES_MAX or (not self.under_way and repeats(self._line)):
                 break
             self._pop()
             for lane, key in waiting.takers:
@@ -187,7 +175,8 @@ class Router:
         if self.committing or self.under_way:
             return None
         packing = Packing(self._rules.chunk_max)
-        for lane in list(self.lanes.values()):
+        lanes = self._in_turn()
+        for lane in lanes:
             if lane.caught:
                 self._take_caught(lane, packing)
         while self._line and self._line[0].checked and not packing.full:
@@ -195,7 +184,7 @@ class Router:
             waiting = self._pop()
             for lane, key in waiting.takers:
                 self._take(lane, key, waiting.event, before, packing)
-        for lane in list(self.lanes.values()):
+        for lane in lanes:
             if lane.lagging:
                 self._passed(lane)
             self._release(lane, packing)
@@ -206,6 +195,13 @@ class Router:
         self.committing = True
         self._in_step = False
         return Batch(packing.starts, self._cursor())
+
+    def _in_turn(self) -> list[Lane]:
+        """All lanes, each time beginning with another one: where there is no room for all, each has its turn."""
+        lanes = list(self.lanes.values())
+        self._turn += 1
+        first = self._turn % max(1, len(lanes))
+        return lanes[first:] + lanes[:first]
 
     def committed(self, batch: Batch, cursor: Cursor) -> None:
         """It is stored."""
@@ -225,6 +221,8 @@ class Router:
         elif lane.retry_s > self._now_s or not self._rules.may(lane.bound.tenant):
             lane.lag(before)
             lane.retry_s = max(lane.retry_s, self._now_s + RETRY_S)
+        elif packing.no_room:
+            lane.lag(before)  # an event may have more takers than a batch has room for
         else:
             packing.join(lane, key, event)
 
@@ -241,7 +239,7 @@ class Router:
         if not self._rules.may(lane.bound.tenant):
             lane.retry_s = self._now_s + RETRY_S
             return
-        while lane.caught and not packing.full:
+        while lane.caught and not packing.half_full:
             event = lane.caught[0]
             for _, key in self._rules.match([lane.bound], event):
                 packing.join(lane, key, event)
@@ -299,10 +297,12 @@ class Router:
     # --- what lags --------------------------------------------------------------------------------------------------
 
     def fetches(self, now_s: float) -> list[Fetch]:
-        """Pages of EVENTS to be read for triggers that lag; tell ``fetched`` of each."""
+        """Pages of EVENTS to be read for triggers that lag, some of them at a time; tell ``fetched`` of each."""
         self._now_s = now_s
         found = []
-        for lane in self.lanes.values():
+        for lane in self._in_turn():
+            if len(found) >= FETCHES_MAX:
+                break
             if not lane.lagging or lane.fetching or lane.joined or lane.caught or lane.retry_s > now_s:
                 continue
             if lane.shaper is not None and lane.shaper.missing:
@@ -383,6 +383,8 @@ class Router:
             before = len(waiting.takers)
             waiting.takers = [taker for taker in waiting.takers if taker[0] is not lane]
             self._calls -= before - len(waiting.takers)
+            if not waiting.takers:
+                waiting.checked = True  # there is nothing to be asked about it
 
     @property
     def wake_s(self) -> float | None:

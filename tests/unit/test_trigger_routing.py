@@ -12,8 +12,8 @@ from fnplatform.triggers import lanes
 from fnplatform.triggers.invocations import Arrived, chunk_max, invocation_of
 from fnplatform.triggers.lanes import Lane, lanes_of
 from fnplatform.triggers.matching import key_of, takers
-from fnplatform.triggers.plans import Batch, Rules
-from fnplatform.triggers.router import CURSOR_S, RETRY_S, Router
+from fnplatform.triggers.plans import CALLS_MAX, Batch, Rules
+from fnplatform.triggers.router import CURSOR_S, FETCHES_MAX, RETRY_S, Router
 from fnplatform.triggers.state import Cursor
 from fnplatform.triggers.table import Bound, Table, bounds_of, subject_matches, trigger_id
 
@@ -157,6 +157,31 @@ def test_events_of_before_are_looked_up_before_they_go() -> None:
     assert rig.stored(rig.batch()) == [("two", [1, 2, 3]), ("one", [2, 3])]
 
 
+def test_what_nobody_takes_any_more_is_not_waited_for() -> None:
+    rig = Rig(bound("one", "s"), check_upto=1)
+    rig.arrive(event(1), event(2))
+    rig.router.replace("acme", "shop", [])
+    assert rig.router.unchecked() == []
+    rig.now_s = CURSOR_S
+    assert rig.stored(rig.batch()) == [] and rig.router.durable.seq == 2
+
+
+def test_an_event_may_have_more_takers_than_a_batch_has_room_for() -> None:
+    functions = [f"f{number}" for number in range(1500)]
+    rig = Rig(*(bound(function, "s") for function in functions))
+    rig.arrive(event(1), event(2))
+    found: list[tuple[str, list[int]]] = []
+    while rig.router.durable.lagging or not found:
+        for fetch in rig.router.fetches(rig.now_s):
+            rig.router.fetched(fetch, [event(1), event(2)][fetch.seq - 1 :], complete=True)
+        batch = rig.batch()
+        assert batch is not None and len(batch.starts) <= 2 * CALLS_MAX
+        found += rig.stored(batch)
+        rig.now_s += RETRY_S
+    started = [(function, seq) for function, seqs in found for seq in seqs]
+    assert sorted(started) == sorted((function, seq) for function in functions for seq in (1, 2))
+
+
 def test_who_may_not_store_lags_and_holds_nobody_up() -> None:
     rig = Rig(bound("one", "s"))
     rig.may = False
@@ -180,6 +205,23 @@ def test_who_may_not_store_lags_and_holds_nobody_up() -> None:
     assert rig.stored(rig.batch()) == [("one", [1, 2])]
     assert rig.router.fetches(rig.now_s) == [], "what came meanwhile is at hand"
     assert rig.stored(rig.batch()) == [("one", [4])] and not rig.router.durable.lagging
+
+
+def test_triggers_that_lag_leave_room_for_the_others_and_take_turns() -> None:
+    behind = [bound(f"f{number}", "s") for number in range(CALLS_MAX)]
+    cursor = Cursor(seq=2, lagging={one.id: Lane(one).state().model_copy(update={"upto": 0}) for one in behind})
+    rig = Rig(*behind, bound("steady", "t"), cursor=cursor)
+    asked = 0
+    while fetches := rig.router.fetches(0.0):
+        assert len(fetches) <= FETCHES_MAX
+        asked += len(fetches)
+        for fetch in fetches:
+            rig.router.fetched(fetch, [event(1), event(2, hops=1)], complete=True)
+    assert asked == len(behind)
+    rig.arrive(event(3, "t"))
+    assert ("steady", [3]) in rig.stored(rig.batch())
+    seen = {function for _ in range(3) for function, _ in rig.stored(rig.batch())}
+    assert len(seen) > CALLS_MAX // 2, "all of them get on"
 
 
 def test_a_trigger_that_caught_up_with_nothing_to_do_says_so_before_it_goes_on() -> None:
