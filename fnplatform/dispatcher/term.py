@@ -36,6 +36,7 @@ from fnplatform.jetstream import JetStream
 log = logging.getLogger("fleet.dispatcher")
 
 MANIFESTS_MAX = 10_000
+CROWD_MIN = 8
 Lookup = Callable[[str, str, str, str], Awaitable[Manifest]]
 
 
@@ -125,6 +126,11 @@ class Term:
         """What one item of this version takes, if that was measured."""
         queue = self.core.board.queues.get((tenant, app, function, version))
         return None if queue is None else queue.run_s
+
+    def crowded(self, tenant: str, app: str, function: str, version: str) -> bool:
+        """Whether so many calls of this version wait for a car that one more wouldn't run any sooner for being queued."""
+        queue = self.core.board.queues.get((tenant, app, function, version))
+        return queue is not None and queue.waiting >= max(CROWD_MIN, 2 * queue.limit.running)
 
     def queued(self, tenant: str) -> int:
         """Calls of the tenant that aren't over."""

@@ -15,6 +15,8 @@ from fnplatform.triggers.table import Bound
 KEY_CHARS = 32
 CHUNK_S = 0.05
 """A chunk's events take about so long together."""
+CHUNK_LAGGING_S = 0.25
+"""The same for a trigger that is behind: others wait longer than that anyway, and changing functions costs a slot 20 ms."""
 CHUNK_UNKNOWN = 8
 """Events in a chunk of a function that wasn't measured yet."""
 NO_ARGUMENT = pack_call(None)
@@ -72,11 +74,11 @@ class NewInvocation:
     payload: bytes
 
 
-def chunk_max(run_s: float | None) -> int:
-    """How many events of a function may share a chunk; ``run_s``: what one takes, if that was measured."""
+def chunk_max(run_s: float | None, chunk_s: float = CHUNK_S) -> int:
+    """How many events of a function may share a chunk of ``chunk_s``; ``run_s``: what one takes, if that was measured."""
     if run_s is None:
         return CHUNK_UNKNOWN
-    return max(1, min(limits.EVENT_CHUNK_MAX, int(CHUNK_S / max(run_s, 1e-6))))
+    return max(1, min(limits.EVENT_CHUNK_MAX, int(chunk_s / max(run_s, 1e-6))))
 
 
 def call_of(bound: Bound, head: EventHead) -> str:

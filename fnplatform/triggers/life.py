@@ -12,10 +12,10 @@ import anyio
 from fleet.protocol import frames
 from fleet.protocol.errors import FleetError, ProtocolError
 from fleet.protocol.frames import Bytes
-from fleet.protocol.messages import InvocationState, StoredEvent
+from fleet.protocol.messages import InvocationState, StoredEvent, SubjectTrigger
 from fnplatform.jetstream import StreamFull
 from fnplatform.triggers.commit import Committer, CursorMoved, Streams
-from fnplatform.triggers.invocations import Arrived, chunk_max, invocation_of
+from fnplatform.triggers.invocations import CHUNK_LAGGING_S, CHUNK_S, Arrived, chunk_max, invocation_of
 from fnplatform.triggers.lanes import Lane
 from fnplatform.triggers.matching import key_of, takers
 from fnplatform.triggers.plans import Batch, Fetch, Rules, Start
@@ -29,6 +29,8 @@ log = logging.getLogger("fleet.triggers")
 PAGE = 256
 REST_S_MIN = 0.001
 """Times are rounded: what is due a moment later is due then."""
+CROWDED_S = 0.02
+"""Events of a function that has enough waiting stay where they are, and then go in larger chunks."""
 SHARE_S = 0.2
 """How many calls a tenant has in the queue is asked this often."""
 HOUSEKEEPING_S = 10.0
@@ -50,6 +52,10 @@ class Term(Protocol):
 
     def run_s(self, tenant: str, app: str, function: str, version: str) -> float | None:
         """What one item of this version takes, if that was measured."""
+        ...
+
+    def crowded(self, tenant: str, app: str, function: str, version: str) -> bool:
+        """Whether so many calls of this version wait for a car that one more wouldn't run any sooner for being queued."""
         ...
 
     def queued(self, tenant: str) -> int:
@@ -115,7 +121,7 @@ class Life:
 
     def __init__(self, tools: Tools, lanes: dict[str, Lane], cursor: Cursor, end: int, blocked: set[str]) -> None:
         self._tools = tools
-        rules = Rules(takers, key_of, self._chunk_max, self._may)
+        rules = Rules(takers, key_of, self._chunk_max, self._pause_s)
         self.router = Router(cursor, lanes, rules, end, tools.now_s())
         for lane in blocked:
             self.router.block(lane, tools.now_s() + RETRY_S)
@@ -141,8 +147,17 @@ class Life:
 
     # --- what the router asks ---------------------------------------------------------------------------------------
 
-    def _chunk_max(self, bound: Bound) -> int:
-        return chunk_max(self._tools.term.run_s(bound.tenant, bound.app, bound.function, bound.version))
+    def _chunk_max(self, bound: Bound, lags: bool) -> int:
+        run_s = self._tools.term.run_s(bound.tenant, bound.app, bound.function, bound.version)
+        return chunk_max(run_s, CHUNK_LAGGING_S if lags else CHUNK_S)
+
+    def _pause_s(self, bound: Bound) -> float:
+        if not self._may(bound.tenant):
+            return RETRY_S
+        assert isinstance(bound.trigger, SubjectTrigger), bound
+        if bound.trigger.shaped or not self._tools.term.crowded(bound.tenant, bound.app, bound.function, bound.version):
+            return 0.0
+        return CROWDED_S
 
     def _may(self, tenant: str) -> bool:
         now_s = self._tools.now_s()

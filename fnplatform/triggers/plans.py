@@ -21,6 +21,9 @@ RECENT_BYTES_MAX = 16 * limits.MIB
 Match = Callable[[Sequence[Bound], Arrived], list[tuple[Bound, str]]]
 """Of the triggers whose pattern matches those that take the event, one for each function, and their keys."""
 
+ChunkMax = Callable[[Bound, bool], int]
+"""How many events of a trigger may share a chunk; whether it lags."""
+
 
 @dataclass(slots=True, eq=False)
 class Waiting:
@@ -78,16 +81,16 @@ class Rules:
     match: Match
     key: Callable[[Bound, Arrived], str]
     """The key of an event that the trigger took."""
-    chunk_max: Callable[[Bound], int]
-    may: Callable[[str], bool]
-    """Whether calls of this tenant may be stored right now."""
+    chunk_max: ChunkMax
+    pause_s: Callable[[Bound], float]
+    """0 if calls of this trigger may be stored right now, else when to ask again."""
 
 
 @dataclass(slots=True)
 class Packing:
     """Calls of one batch; chunks are open to more events of their trigger, key and hops."""
 
-    chunk_max: Callable[[Bound], int]
+    chunk_max: ChunkMax
     starts: list[Start] = field(default_factory=list)
     _open: dict[tuple[str, str, int], Start] = field(default_factory=dict)
     _calls: set[tuple[str, str, str, str]] = field(default_factory=set)
@@ -118,7 +121,7 @@ class Packing:
         start = self._open.get(name)
         if (
             start is None
-            or len(start.events) >= self.chunk_max(bound)
+            or len(start.events) >= self.chunk_max(bound, lane.lagging)
             or start.size_bytes + size_bytes > limits.INLINE_ARGS_BYTES_MAX
         ):
             start = self._open[name] = Start(lane, bound, key, [])

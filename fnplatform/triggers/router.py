@@ -156,13 +156,7 @@ class Router:
         self.under_way -= 1
 
     def _alone(self, lane: Lane, event: Arrived) -> bool:
-        if (
-            lane.busy
-            or lane.lagging
-            or lane.shaper is not None
-            or lane.retry_s > self._now_s
-            or not self._rules.may(lane.bound.tenant)
-        ):
+        if lane.busy or lane.lagging or lane.shaper is not None or not self._may(lane):
             return False
         packed = event.packed(takes_event=lane.bound.manifest.takes_event)
         return len(packed) <= limits.INLINE_ARGS_BYTES_MAX  # else it is a blob, which is put first
@@ -218,13 +212,20 @@ class Router:
                 self._hold(lane, key, event)
             else:
                 lane.lag(before)
-        elif lane.retry_s > self._now_s or not self._rules.may(lane.bound.tenant):
+        elif not self._may(lane):
             lane.lag(before)
-            lane.retry_s = max(lane.retry_s, self._now_s + RETRY_S)
         elif packing.no_room:
             lane.lag(before)  # an event may have more takers than a batch has room for
         else:
             packing.join(lane, key, event)
+
+    def _may(self, lane: Lane) -> bool:
+        """Whether calls of the trigger may be stored now; if not, it is asked again after its pause."""
+        if lane.retry_s > self._now_s:
+            return False
+        pause_s = self._rules.pause_s(lane.bound)
+        lane.retry_s = self._now_s + pause_s
+        return pause_s <= 0
 
     def _take_caught(self, lane: Lane, packing: Packing) -> None:
         if lane.shaper is not None:
@@ -234,10 +235,7 @@ class Router:
                     self._hold(lane, key, event)
                 lane.took(event)
             return
-        if lane.retry_s > self._now_s:
-            return
-        if not self._rules.may(lane.bound.tenant):
-            lane.retry_s = self._now_s + RETRY_S
+        if not self._may(lane):
             return
         while lane.caught and not packing.half_full:
             event = lane.caught[0]
@@ -258,10 +256,7 @@ class Router:
         if shaper is None:
             return
         shaper.passed(lane.upto if lane.lagging else self.popped)
-        if lane.retry_s > self._now_s or packing.full:
-            return
-        if shaper.next_unix_s is not None and not self._rules.may(lane.bound.tenant):
-            lane.retry_s = self._now_s + RETRY_S
+        if packing.full or (shaper.next_unix_s is not None and not self._may(lane)):
             return
         # While events are still to come it judges by the times of those that came.
         read_to = self._line[0].event.accepted_unix_s if self._line else None
@@ -308,8 +303,7 @@ class Router:
             if lane.shaper is not None and lane.shaper.missing:
                 found.append(Fetch(lane, 0, self.popped, lane.shaper.missing[:MISSING_MAX]))
                 continue
-            if lane.shaper is None and not self._rules.may(lane.bound.tenant):
-                lane.retry_s = now_s + RETRY_S
+            if lane.shaper is None and not self._may(lane):
                 continue
             if lane.shaper is not None and not lane.shaper.room:
                 continue

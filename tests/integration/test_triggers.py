@@ -259,6 +259,9 @@ class Usurper:
     def run_s(self, tenant: str, app: str, function: str, version: str) -> float | None:
         return None
 
+    def crowded(self, tenant: str, app: str, function: str, version: str) -> bool:
+        return False
+
     def queued(self, tenant: str) -> int:
         return 0
 

@@ -298,12 +298,16 @@ class FakeTerm:
         self.over = False
         self.submitted: list[str] = []
         self.pressed = False
+        self.busy = world.random.random() < 0.5
 
     def submit(self, state: InvocationState, seq: int, payload: bytes) -> None:
         self.submitted.append(state.call)
 
     def run_s(self, tenant: str, app: str, function: str, version: str) -> float | None:
         return self._world.random.choice((None, 0.001, 0.02, 0.1))
+
+    def crowded(self, tenant: str, app: str, function: str, version: str) -> bool:
+        return self.busy and self._world.random.random() < 0.3
 
     def queued(self, tenant: str) -> int:
         return 10 if self.pressed and tenant == TENANTS[0] else 0

@@ -42,7 +42,7 @@ class Rig:
         self.table.replace("acme", "shop", bounds)
         self.may = True
         self.cursor = cursor or Cursor()
-        rules = Rules(takers, key_of, lambda _: 3, lambda _: self.may)
+        rules = Rules(takers, key_of, lambda _, lags: 3, lambda _: 0.0 if self.may else RETRY_S)
         self.router = Router(self.cursor, lanes_of(self.cursor, list(bounds), {}), rules, check_upto)
         self.now_s = 0.0
 
