@@ -135,7 +135,11 @@ class Placing:
     def kill(self, slots: list[Slot], *, departure: bool = False) -> list[Job]:
         """Kill slots; returns the jobs they had, in order."""
         if slots:
-            self._work.out.append(t.KillSlots(tuple(slot.id for slot in slots), departure))
+            killed = {slot.id for slot in slots}
+            out = self._work.out
+            # A job that was placed there in this very moment goes elsewhere: it must not be sent as well.
+            out[:] = [one for one in out if not (isinstance(one, t.RunJob) and one.slot in killed)]
+            out.append(t.KillSlots(tuple(slot.id for slot in slots), departure))
         self.dying.update(slot.id for slot in slots)
         return [job for slot in slots for job in self.pool.remove(slot)]
 

@@ -74,7 +74,10 @@ class Car:
     def tell(self, *events: t.Event) -> list[t.Action]:
         did: list[t.Action] = []
         for event in events:
-            did += self.core.handle(event, self.now_s, UNIX_S + self.now_s)
+            some = self.core.handle(event, self.now_s, UNIX_S + self.now_s)
+            sent = [action for action in some if isinstance(action, t.RunJob)]
+            assert all(one.job.slot == one.slot for one in sent), "sent to a slot that dies in the same moment"
+            did += some
         for action in did:
             if isinstance(action, t.StartSlot):
                 self.alive.append(action.slot)

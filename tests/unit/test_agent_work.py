@@ -315,7 +315,13 @@ def test_whatever_happens_the_rules_hold(seed: int) -> None:
             case 11:
                 note(car.commit())
             case _:
-                note(car.tell(t.Dropped((rng.randrange(counter + 1),))))
+                # A new leader ends the leases of several slots at once.
+                ended = [one.lease.counter for one in work.jobs.values() if rng.random() < 0.5]
+                note(
+                    car.tell(
+                        t.Dropped((*ended, rng.randrange(counter + 1)) if rng.random() < 0.3 else tuple(ended[:1]))
+                    )
+                )
         if car.killed and rng.random() < 0.7:
             note(car.tell(*(t.SlotExited(slot) for slot in car.killed)))
             car.killed.clear()
