@@ -130,6 +130,11 @@ class Term:
         """Calls of the tenant that aren't over."""
         return sum(queue.calls for queue in self.core.board.queues.values() if queue.tenant == tenant)
 
+    def knows(self, tenant: str, call: str) -> bool:
+        """Whether this call isn't over, or hasn't been for long."""
+        board = self.core.board
+        return (tenant, call) in board.entries or (tenant, call) in board.ended
+
     # --- calls in ---------------------------------------------------------------------------------------------------
 
     def submit(self, state: InvocationState, seq: int, payload: bytes) -> None:
