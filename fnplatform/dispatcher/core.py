@@ -148,6 +148,7 @@ class DispatcherCore:
     def _index(self, entry: Entry) -> None:
         board, state = self.board, entry.state
         board.entries[state.tenant, state.call] = entry
+        board.calls_of[state.tenant] += 1
         if state.stream:
             streams.opened(board, entry)
         board.by_seq[entry.seq] = entry

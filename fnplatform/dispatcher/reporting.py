@@ -149,6 +149,9 @@ def finish(board: Board, entry: Entry, outcome: CallState, order: leases.Order, 
     if board.entries.get((state.tenant, state.call)) is not entry:
         return  # it only shared the id of another function's call
     del board.entries[state.tenant, state.call]
+    board.calls_of[state.tenant] -= 1
+    if not board.calls_of[state.tenant]:
+        del board.calls_of[state.tenant]
     if state.key:
         keys.leave(board, entry)
         turn(board, entry)

@@ -6,7 +6,7 @@ Units: ``now_s`` is monotonic (leases, beats), ``unix_s`` since 1970 (what is st
 from __future__ import annotations
 
 import enum
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -252,6 +252,8 @@ class Board:
         self.notes = notes
         self.entries: dict[tuple[str, str], Entry] = {}
         self.by_seq: dict[int, Entry] = {}
+        self.calls_of: Counter[str] = Counter()
+        """How many of these each tenant has."""
         self.groups: dict[tuple[str, str], dict[str, Entry]] = {}
         self.streams: dict[Entry, None] = {}
         """Generators, the one whose caller was heard longest ago first."""

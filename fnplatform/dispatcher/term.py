@@ -134,7 +134,12 @@ class Term:
 
     def queued(self, tenant: str) -> int:
         """Calls of the tenant that aren't over."""
-        return sum(queue.calls for queue in self.core.board.queues.values() if queue.tenant == tenant)
+        return self.core.board.calls_of[tenant]
+
+    def knows(self, tenant: str, call: str) -> bool:
+        """Whether this call isn't over, or hasn't been for long."""
+        board = self.core.board
+        return (tenant, call) in board.entries or (tenant, call) in board.ended
 
     # --- calls in ---------------------------------------------------------------------------------------------------
 

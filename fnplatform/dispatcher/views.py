@@ -59,11 +59,13 @@ def depth(board: Board, tenant: str) -> dict[str, int]:
     for queue in board.queues.values():
         if queue.tenant == tenant and queue.waiting:
             found[queue.function] = found.get(queue.function, 0) + queue.waiting
-    for entry in board.entries.values() if board.lines else ():
-        if entry.phase is Phase.BLOCKED and entry.state.tenant == tenant:
-            found[entry.queue.function] = found.get(entry.queue.function, 0) + 1
+    for (owner, app, name, _), line in board.lines.items():
+        behind = line.calls - (line.active is not None)
+        if owner == tenant and behind:
+            function = f"{app}.{name}"
+            found[function] = found.get(function, 0) + behind
     for entry in board.held:
-        if entry.phase is Phase.HELD and entry.state.tenant == tenant:
+        if entry.phase is Phase.HELD and entry.state.tenant == tenant and not entry.state.key:
             found[entry.queue.function] = found.get(entry.queue.function, 0) + 1
     return found
 

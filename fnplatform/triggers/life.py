@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import anyio
 
 from fleet.protocol import frames
-from fleet.protocol.errors import FleetError, ProtocolError
+from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError
 from fleet.protocol.frames import Bytes
 from fleet.protocol.messages import InvocationState, StoredEvent, SubjectTrigger
-from fnplatform.jetstream import StreamFull
-from fnplatform.triggers.commit import Committer, CursorMoved, Streams
-from fnplatform.triggers.invocations import CHUNK_LAGGING_S, CHUNK_S, Arrived, chunk_max, invocation_of
+from fnplatform.jetstream import StreamFull, WrongSequence
+from fnplatform.triggers.commit import Committer, Streams
+from fnplatform.triggers.invocations import (
+    CHUNK_LAGGING_S,
+    CHUNK_S,
+    Arrived,
+    NewInvocation,
+    call_of,
+    chunk_max,
+    invocation_of,
+)
 from fnplatform.triggers.lanes import Lane
 from fnplatform.triggers.matching import key_of, takers
 from fnplatform.triggers.plans import Batch, Fetch, Rules, Start
@@ -62,6 +70,10 @@ class Term(Protocol):
         """Calls of the tenant that aren't over."""
         ...
 
+    def knows(self, tenant: str, call: str) -> bool:
+        """Whether this call isn't over, or hasn't been for long."""
+        ...
+
 
 class Blobs(Protocol):
     """Where large arguments go."""
@@ -98,11 +110,15 @@ class Tools:
 
 
 class Again(Exception):
-    """A life is over: begin the next one at the stored cursor. ``lanes``: triggers for which nothing could be stored."""
+    """A life is over: begin the next one at the stored cursor.
 
-    def __init__(self, why: str, lanes: set[str]) -> None:
+    ``lanes``: triggers for which nothing could be stored. ``stored``: calls that were, in this life.
+    """
+
+    def __init__(self, why: str, lanes: set[str], stored: int) -> None:
         super().__init__(why)
         self.lanes = lanes
+        self.stored = stored
 
 
 def arrived(seq: int, data: Bytes) -> Arrived | None:
@@ -117,21 +133,25 @@ def arrived(seq: int, data: Bytes) -> Arrived | None:
 
 
 class Life:
-    """Routes events until something fails. ``blocked``: triggers for which nothing could be stored a moment ago."""
+    """Routes events until something fails. ``blocked``: when triggers may go on for which nothing could be stored."""
 
-    def __init__(self, tools: Tools, lanes: dict[str, Lane], cursor: Cursor, end: int, blocked: set[str]) -> None:
+    def __init__(
+        self, tools: Tools, lanes: dict[str, Lane], cursor: Cursor, end: int, blocked: Mapping[str, float]
+    ) -> None:
         self._tools = tools
         rules = Rules(takers, key_of, self._chunk_max, self._pause_s)
         self.router = Router(cursor, lanes, rules, end, tools.now_s())
-        for lane in blocked:
-            self.router.block(lane, tools.now_s() + RETRY_S)
+        for lane, until_s in blocked.items():
+            self.router.block(lane, until_s)
         self._source = tools.source(self._on_event, lambda: self.router.room)
         self._wake = anyio.Event()
-        self._failed: Again | CursorMoved | None = None
+        self._failed: Again | None = None
         self._share: dict[str, tuple[float, bool]] = {}
+        self.stored = 0
+        """Calls."""
 
     async def run(self, seq: int) -> None:
-        """Read and route from ``seq`` on. Always ends with an exception: Again, CursorMoved."""
+        """Read and route from ``seq`` on. Always ends with an exception: Again."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._source.run, seq)
             group.start_soon(self._housekeeping)
@@ -188,22 +208,28 @@ class Life:
     def _lone(self, start: Start) -> None:
         call = invocation_of(start.bound, start.events, self._tools.unix_s(), key=start.key)
         assert not call.state.blob, start
+        if self._tools.term.knows(call.state.tenant, call.state.call):
+            # A copy whose first one is in EVENTS no longer: the publish below would take the place of its call.
+            self.router.lone_stored(start)
+            self._wake.set()
+            return
 
         def on_stored(stored: int | FleetError) -> None:
             if isinstance(stored, int):
                 self.router.lone_stored(start)
+                self.stored += 1
                 self._tools.term.submit(call.state, stored, call.payload)
                 self._lones()
                 self._wake.set()
             else:
-                self._fail(stored, {start.lane.name})
+                self._fail(stored, {start.lane.name} if isinstance(stored, StreamFull) else set())
 
         self._tools.committer.publish_lone(call, on_stored)
 
     def _fail(self, error: FleetError, lanes: set[str]) -> None:
-        """Nobody knows what is stored, or nothing more can be: a new life finds out."""
+        """Nobody knows what is stored, or nothing of these triggers can be: a new life finds out."""
         if self._failed is None:
-            self._failed = Again(error.message, lanes if isinstance(error, StreamFull) else set())
+            self._failed = Again(error.message, lanes, self.stored)
         self._wake.set()
 
     # --- what is stored in one step -----------------------------------------------------------------------------------
@@ -274,23 +300,64 @@ class Life:
     async def _store(self, batch: Batch) -> None:
         tools = self._tools
         await self._read_again(batch.starts)
-        now_unix_s = tools.unix_s()
-        calls = [
-            invocation_of(one.bound, one.events, now_unix_s, key=one.key, listed=one.listed)
-            for one in batch.starts
-            if one.events
-        ]
+        await self._forget_started([start for start in batch.starts if start.lane.until is not None])
         try:
-            for call in calls:
-                if call.state.blob:
-                    await tools.blobs.put_whole(call.state.tenant, call.state.digest, call.payload)
-            seqs = await tools.committer.commit(calls, batch.cursor)
+            calls = await self._calls(batch)
+            try:
+                seqs = await tools.committer.commit(calls, batch.cursor)
+            except WrongSequence:
+                await self._after_conflict(batch)
+                calls = await self._calls(batch)
+                seqs = await tools.committer.commit(calls, batch.cursor)
         except StreamFull as error:
             self._fail(error, {start.lane.name for start in batch.starts})
             return
         self.router.committed(batch, tools.committer.cursor)
+        self.stored += len(calls)
         for call, seq in zip(calls, seqs, strict=True):
             tools.term.submit(call.state, seq, call.payload)
+
+    async def _calls(self, batch: Batch) -> list[NewInvocation]:
+        """Ready to be stored: large arguments are blobs already."""
+        now_unix_s = self._tools.unix_s()
+        calls = []
+        for one in batch.starts:
+            if not one.events:
+                continue
+            call = invocation_of(one.bound, one.events, now_unix_s, key=one.key, listed=one.listed)
+            if call.state.blob:
+                try:
+                    await self._tools.blobs.put_whole(call.state.tenant, call.state.digest, call.payload)
+                except FleetUnavailable:
+                    raise
+                except FleetError as error:  # its tenant has no room for it: nobody else's business
+                    self._fail(error, {one.lane.name})
+                    raise
+            calls.append(call)
+        return calls
+
+    async def _after_conflict(self, batch: Batch) -> None:
+        """Somebody wrote a cursor, or one of the calls is there: without those it goes again."""
+        committer = self._tools.committer
+        stamp = committer.cursor.stamp
+        if (await committer.claim()).stamp != stamp + 1:
+            raise FleetUnavailable("the cursor isn't what it was", hint="")
+        await self._forget_started(batch.starts)
+
+    async def _forget_started(self, starts: Sequence[Start]) -> None:
+        """Take those events out that have started their function as a call of their own."""
+        names = {
+            (*start.bound.owner, call_of(start.bound, event.head)): (start, event)
+            for start in starts
+            for event in start.events
+        }
+        if not names:
+            return
+        known = await self._tools.committer.known(list(names))
+        for name, (start, event) in names.items():
+            if name[3] in known:
+                log.warning("event %s has started %s.%s before", event.head.id, start.bound.app, start.bound.function)
+                start.events.remove(event)
 
     # --- now and then -------------------------------------------------------------------------------------------------
 

@@ -294,7 +294,7 @@ class Router:
     def fetches(self, now_s: float) -> list[Fetch]:
         """Pages of EVENTS to be read for triggers that lag, some of them at a time; tell ``fetched`` of each."""
         self._now_s = now_s
-        found = []
+        found: list[Fetch] = []
         for lane in self._in_turn():
             if len(found) >= FETCHES_MAX:
                 break

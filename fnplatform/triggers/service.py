@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import anyio
 
@@ -33,6 +33,24 @@ from fnplatform.triggers.table import Bound, Manifests, Table, bounds_of, load_a
 log = logging.getLogger("fleet.triggers")
 
 PAUSE_S = 0.2
+BLOCK_S, BLOCK_S_MAX = 0.5, 8.0
+
+
+class Blocks:
+    """Triggers for which nothing could be stored, and when each may try again: later each time that it fails again."""
+
+    def __init__(self) -> None:
+        self.until_s: dict[str, float] = {}
+        self._delay_s: dict[str, float] = {}
+
+    def add(self, lanes: Iterable[str], now_s: float) -> None:
+        """Nothing of these could be stored just now."""
+        for lane, until_s in list(self.until_s.items()):
+            if until_s + BLOCK_S_MAX < now_s:  # it had its chance, and took it
+                del self.until_s[lane], self._delay_s[lane]
+        for lane in lanes:
+            delay_s = self._delay_s[lane] = min(2 * self._delay_s.get(lane, BLOCK_S / 2), BLOCK_S_MAX)
+            self.until_s[lane] = now_s + delay_s
 
 
 class TriggerService:
@@ -105,17 +123,16 @@ class TriggerService:
 
     async def _route_events(self, term: Term) -> None:
         committer = Committer(self._streams, self._partition, term.epoch)
-        blocked: set[str] = set()
+        blocks = Blocks()
         while not term.over:
-            began_s = self._now_s()
             try:
                 cursor = await committer.claim()
                 await self._load()
-                await self._route(term, committer, cursor, blocked)
+                await self._route(term, committer, cursor, blocks.until_s)
             except Again as again:
-                blocked = again.lanes
+                blocks.add(again.lanes, self._now_s())
                 log.info("routing begins again at the stored cursor: %s", again)
-                if self._now_s() - began_s < PAUSE_S:
+                if not again.stored:
                     await self._sleep(PAUSE_S)
             except CursorMoved as error:
                 log.warning("%s: this process no longer does", error.message)
@@ -174,7 +191,7 @@ class TriggerService:
                 found[name] = bounds[state.index]
         return found
 
-    async def _route(self, term: Term, committer: Committer, cursor: Cursor, blocked: set[str]) -> None:
+    async def _route(self, term: Term, committer: Committer, cursor: Cursor, blocked: Mapping[str, float]) -> None:
         end = await self._streams.events_end()
         gone = await self._gone(cursor)
         # No await from here on: a reload meanwhile would find neither life.

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 
 from fleet.protocol import frames
-from fleet.protocol.errors import FleetError, FleetUnavailable
+from fleet.protocol.errors import FleetError, FleetUnavailable, QueueFull
 from fleet.protocol.ids import new_call_id
 from fleet.protocol.messages import (
     AppRecord,
@@ -50,6 +50,8 @@ class World:
     last_seq: int = 0
     room: int = 10**9
     """The queue takes so many calls."""
+    no_blobs: set[str] = field(default_factory=set)
+    """Tenants whose large arguments find no room."""
     stored: list[tuple[str, InvocationState, bytes]] = field(default_factory=list)
     """Every call that was ever stored, in order."""
     manifests: dict[tuple[str, str, str], Manifest] = field(default_factory=dict)
@@ -285,8 +287,15 @@ class MemoryManifests:
         return [(tenant, APP) for tenant in self._world.live]
 
 
-class NoBlobs:
-    async def put_whole(self, tenant: str, digest: str, data: bytes) -> None: ...
+class MemoryBlobs:
+    """Takes what it gets, unless the world says that this tenant has no room."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def put_whole(self, tenant: str, digest: str, data: bytes) -> None:
+        if tenant in self._world.no_blobs:
+            raise QueueFull("no room for blobs")
 
 
 class FakeTerm:
@@ -309,6 +318,9 @@ class FakeTerm:
     def crowded(self, tenant: str, app: str, function: str, version: str) -> bool:
         return self.busy and self._world.random.random() < 0.3
 
+    def knows(self, tenant: str, call: str) -> bool:
+        return any(subject.endswith(f".{call}") for subject in self._world.queue)
+
     def queued(self, tenant: str) -> int:
         return 10 if self.pressed and tenant == TENANTS[0] else 0
 
@@ -321,7 +333,7 @@ class Leader:
         self.line = Line(world, faults)
         loop = asyncio.get_running_loop()
         self.service = TriggerService(
-            None, MemoryManifests(world), NoBlobs(), "0", 5,  # type: ignore[arg-type]
+            None, MemoryManifests(world), MemoryBlobs(world), "0", 5,  # type: ignore[arg-type]
             streams=MemoryStreams(self.line),
             source=lambda on_event, room: MemorySource(world, on_event, room),
             now_s=loop.time,

@@ -41,10 +41,11 @@ def test_one_key_goes_one_by_one_and_others_beside_it() -> None:
     why = views.explain(rig.board, "default", "a3").sentence
     assert why == "waits for an earlier event of its key: a2"
     assert views.depth(rig.board, "default") == {"app.f": 1}
+    assert rig.board.calls_of == {"default": 3}
     end(rig, "a2")
     end(rig, granted(rig)[0])
     end(rig, "free")
-    assert not rig.board.lines and not rig.board.entries
+    assert not rig.board.lines and not rig.board.entries and not rig.board.calls_of
 
 
 def test_a_key_is_of_a_function_and_of_a_tenant_whatever_the_version() -> None:
