@@ -87,6 +87,7 @@ async def serve(
         return
     own_stop = anyio.Event()
     is_ready = False
+    failure: FleetError | None = None
 
     def on_ready(url: str) -> None:
         nonlocal is_ready
@@ -107,9 +108,7 @@ async def serve(
             try:
                 await _serve(settings, own_stop, on_ready)
             except FleetError as error:
-                failure: FleetError | None = error
-            else:
-                failure = None
+                failure = error
             group.cancel_scope.cancel()
     if failure is not None:
         # Raised outside the group, so that it arrives as itself and not in a group of one.

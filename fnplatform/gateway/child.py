@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import anyio
 import anyio.abc
 
-from fleet.protocol.errors import InvalidOption
+from fleet.protocol.errors import InvalidOption, Refused
 from fnplatform.gateway.bounds import DRAIN_S, PORT_DEFAULT
 from fnplatform.supervisor import BACKOFF_S_MIN, Running, backoff_s, send, spawn
 
@@ -38,19 +38,28 @@ class HttpSettings:
 
 
 def choose_port(settings: HttpSettings) -> int:
-    """A port that can be listened on right now, as the settings say. (What was asked for and is taken, the child tells.)"""
-    if settings.port:
-        return settings.port
-    for port in (0,) if settings.port == 0 else (PORT_DEFAULT, 0):
-        with closing(socket.socket()) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((settings.host, port))
-                probe.listen()
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    return PORT_DEFAULT
+    """A port that can be listened on right now, as the settings say; Refused if there is none."""
+    if settings.port is None:
+        try:
+            return _probed(settings.host, PORT_DEFAULT)
+        except OSError:
+            pass
+    try:
+        return _probed(settings.host, settings.port or 0)
+    except OSError as error:
+        raise Refused(
+            f"port {settings.port or 0} on {settings.host} can't be used for HTTP: {error.strerror}",
+            hint="choose another with --http-port (0: a free one), or leave HTTP out with --no-http",
+        ) from None
+
+
+def _probed(host: str, port: int) -> int:
+    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with closing(socket.socket(family, kind, proto)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        probe.listen()
+        return int(probe.getsockname()[1])
 
 
 def url_at(settings: HttpSettings, port: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -37,6 +38,7 @@ from fleet.protocol.messages import (
 from fleet.protocol.subjects import API, BUCKET_PLATFORM, ApiVerb
 from fleet.transport import Bus
 from fnplatform.broker import Broker, free_port, nats_server_path
+from fnplatform.gateway.child import HttpSettings, choose_port
 from fnplatform.jetstream import JetStream
 from fnplatform.provision import SCHEMA_KEY
 from fnplatform.serve import serve
@@ -163,6 +165,15 @@ def test_a_standby_takes_over_and_knows_every_call(tmp_path: Path) -> None:
     run_limited(main)
 
 
+def test_a_port_for_http_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Refused, match=f"port {port} on 127.0.0.1 can't be used for HTTP") as refused:
+            choose_port(HttpSettings(port=port))
+        assert "--http-port" in refused.value.hint
+        assert choose_port(HttpSettings(port=0)) not in (0, port)
+
+
 async def failure_of(settings: ServeSettings) -> FleetError:
     with pytest.raises(FleetError) as caught:
         await serve(settings, stop=anyio.Event())
@@ -205,6 +216,17 @@ def test_what_keeps_it_from_starting_is_said_in_a_sentence(tmp_path: Path) -> No
             plain.wait()
 
     run_limited(main)
+
+
+def test_it_ends_in_order_before_its_broker_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"nats://127.0.0.1:{mute.getsockname()[1]}"
+        serving = subprocess.Popen(["fleet", "serve", "--nats", url], stderr=subprocess.PIPE, text=True)
+        mute.settimeout(LIMIT_S)
+        mute.accept()[0].close()
+        serving.send_signal(signal.SIGTERM)
+        assert serving.communicate(timeout=LIMIT_S)[1] == ""
+        assert serving.returncode == 0
 
 
 def test_the_end_of_its_broker_ends_it(tmp_path: Path) -> None:
