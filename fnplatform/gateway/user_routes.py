@@ -19,7 +19,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fleet._event import BINARY, Event, HttpRequest, emits_of, now_text, pack_call
+from fleet._event import BINARY, TEXT, Event, HttpRequest, emits_of, now_text, pack_call
 from fleet._event import Response as FunctionResponse
 from fleet.protocol.codec import ExceptionData
 from fleet.protocol.errors import CallCancelled, FleetError
@@ -39,6 +39,7 @@ from fnplatform.gateway.tenants import Tenant, too_large
 PREFIX = "/u/"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 TYPE = "fleet.http.request"
+TEXT_UTF8 = f"{TEXT}; charset=utf-8"
 _OURS = frozenset((
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
     "transfer-encoding", "upgrade", "content-length", "content-type", "date", "server", "fleet-call-id",
@@ -159,7 +160,7 @@ def response_of(value: Any, call: str) -> Response:
     if value is None or emits_of(value):
         return Response(None, 204, headers)
     if isinstance(value, str):
-        return Response(value.encode(errors="surrogatepass"), 200, headers, "text/plain")
+        return Response(value.encode(errors="surrogatepass"), 200, headers, TEXT)
     if isinstance(value, bytes | bytearray | memoryview):
         return Response(bytes(value), 200, headers, BINARY)
     return Response(dumps(to_json(value)), 200, headers, JSON)
@@ -169,6 +170,8 @@ def _own_response(value: FunctionResponse, headers: dict[str, str]) -> Response:
     bare = value.status in (204, 304)
     answer = Response(None if bare else value.body, value.status, headers)
     kind = value.content_type
+    if kind == TEXT:
+        kind = TEXT_UTF8  # what a str became; without it browsers guess
     if kind is not None and not bare and _HEADER_VALUE.match(kind):
         answer.headers["content-type"] = kind
     for name, text in list(value.headers.items())[:_HEADERS_MAX]:

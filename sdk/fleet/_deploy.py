@@ -8,15 +8,17 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import fleet
 from fleet._app import App
 from fleet._function import Function, collected
-from fleet.protocol.errors import DeployError
+from fleet.protocol.errors import DeployError, FleetError
 from fleet.protocol.ids import check_token
 
 if TYPE_CHECKING:
@@ -148,8 +150,21 @@ def _import(source: str) -> ModuleType:
                 f"there is no file and no module {source!r}", hint="give a path or a dotted name"
             ) from None
         raise DeployError(f"{source} can't be imported: {error}", hint="install what it needs here as well") from error
+    except FleetError as error:
+        raise DeployError(f"{_place_of(error, source)}: {error.message}", hint=error.hint) from error
     except Exception as error:  # whatever the developer's file raises
         raise DeployError(f"{source} can't be imported: {type(error).__name__}: {error}") from error
+
+
+def _place_of(error: FleetError, source: str) -> str:
+    """The file and line of the developer's code that asked for what we refused."""
+    ours = os.path.dirname(fleet.__file__) + os.sep
+    place = source
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if not file.startswith((ours, "<")):
+            place = f"{os.path.basename(file)}, line {line}"
+    return place
 
 
 def _import_file(source: str) -> ModuleType:

@@ -35,11 +35,12 @@ def data_of(data: Any, datacontenttype: str | None = None) -> tuple[bytes, str |
     if isinstance(data, str) and (datacontenttype is None or not is_json(datacontenttype)):
         return data.encode(), datacontenttype or TEXT
     try:
-        return json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode(), datacontenttype or JSON
+        text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode(), datacontenttype or JSON
     except (TypeError, ValueError) as error:
         raise InvalidOption(
-            f"the data of an event can't be written as JSON: {error}",
-            hint="give bytes, a str, or what json.dumps takes",
+            f"the data can't be written as JSON: {error}",
+            hint="give bytes, a str, or what json.dumps takes; NaN and the infinities are no JSON",
         ) from None
 
 

@@ -64,8 +64,10 @@ def head_of(
         check_size(len(body))
         if time is None:
             when = now_text()
-        else:
+        elif isinstance(time, datetime | str):
             when = time_text(time if isinstance(time, datetime) else parse_time(time))
+        else:
+            raise InvalidOption(f"time={time!r:.80} is no time", hint="give a datetime, or a text of RFC 3339")
         head = make_head(
             id=new_call_id() if id is None else id, source=default_source(tenant) if source is None else source,
             type=type, subject=subject, time=when, datacontenttype=kind,

@@ -260,4 +260,13 @@ def signature_text(function: Function[Any, Any]) -> str:
     signature = signature.replace(
         parameters=bare, return_annotation=_Bare(returns) if isinstance(returns, str) else returns
     )
-    return _ADDRESS.sub("", str(signature))[:TEXT_CHARS_MAX]
+    return _OUR_NAME.sub(_public, _ADDRESS.sub("", str(signature)))[:TEXT_CHARS_MAX]
+
+
+_OUR_NAME = re.compile(r"\bfleet(?:\.\w+)*\.(\w+)\b")
+"""Of a class, with the module that it happens to stand in."""
+
+
+def _public(name: re.Match[str]) -> str:
+    """As developers write it."""
+    return f"fleet.{name[1]}" if name[1] in fleet.__all__ else name[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,9 +119,11 @@ def test_nobody_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("source", {"source": "/fleet/x"}),
         ("type", {"type": ""}),
         ("RFC 3339", {"time": "yesterday"}),
+        ("is no time", {"time": 5}),
         ("time zone", {"time": datetime(2026, 1, 1)}),
         ("as JSON", {"data": {1, 2}}),
         ("as JSON", {"data": float}),
+        ("as JSON", {"data": {"celsius": math.nan}}),
         ("UTF-8", {"data": "\ud800"}),
         ("datacontenttype", {"datacontenttype": "a\nb"}),
     ],

@@ -125,6 +125,9 @@ def test_answers_of_functions() -> None:
     assert response_of(None, "c").status_code == 204
     text = response_of("ü", "c")
     assert text.body == "ü".encode() and text.headers["content-type"] == "text/plain; charset=utf-8"
+    own = response_of(fleet.Response("ü"), "c")
+    assert own.body == "ü".encode() and own.headers["content-type"] == "text/plain; charset=utf-8"
+    assert response_of(fleet.Response("<p>", content_type="text/html"), "c").headers["content-type"] == "text/html"
     assert response_of(b"x", "c").headers["content-type"] == "application/octet-stream"
     assert response_of([1], "c").body == b"[1]"
     assert response_of(fleet.emit("a.b", 1), "c").status_code == 204

@@ -80,6 +80,13 @@ def test_files_that_are_no_app(tmp_path: Path, text: str, says: str) -> None:
         load(tmp_path, text)
 
 
+def test_an_option_that_is_refused_is_told_with_its_line_and_its_own_hint(tmp_path: Path) -> None:
+    text = HEAD + "@fleet.function(\n    timeout=5,\n    on=[fleet.every('5 parsecs')],\n)\ndef f(): ...\n"
+    with pytest.raises(DeployError, match=r"bad\.py, line 4: every='5 parsecs' is no duration") as refused:
+        load(tmp_path, text, name="bad.py")
+    assert "python FILE" not in refused.value.hint
+
+
 def test_files_that_are_not_there() -> None:
     with pytest.raises(DeployError, match=r"there is no file nowhere\.py"):
         _deploy.load_app("nowhere.py")

@@ -71,8 +71,16 @@ def test_a_wrapper_decides_what_it_takes() -> None:
     assert three(2, 3) == 6
 
 
+def takes_events(events):  # type: ignore[no-untyped-def]
+    """Its annotations are classes, not text, as in modules without ``from __future__ import annotations``."""
+
+
+takes_events.__annotations__ = {"events": list[fleet.Event], "return": fleet.Response | None}
+
+
 def test_signatures_for_people_are_the_same_in_every_process() -> None:
     assert signature_text(sdk_sample.add) == "(x: int, y: int = 1) -> int"
+    assert signature_text(fleet.function(takes_events)) == "(events: list[fleet.Event]) -> fleet.Response | None"
     assert signature_text(sdk_sample.with_object_default) == "(x: object = <object object>) -> object"
 
 
