@@ -16,6 +16,12 @@ CAUGHT_BYTES_MAX = 4 << 20
 """Events that a lagging trigger has at hand."""
 
 
+HELD_ALL_MAX = 50_000
+"""Events that all triggers hold back together: they stand in the cursor, which is stored with every batch."""
+HELD_LEAST = 100
+"""And so many of each, whatever others hold."""
+
+
 class Lane:
     """A trigger and where it is.
 
@@ -151,18 +157,30 @@ class Lane:
             return False
         return (self.upto if self.lagging else popped) >= self.until
 
-    @property
-    def holds_back(self) -> bool:
-        """Whether its shaper has something to remember."""
-        return self.shaper is not None and not self.shaper.idle
+    def wake_s(self, now_s: float, unix_s: float) -> float | None:
+        """When there is something to do for it if nothing happens before; by the clock that ``now_s`` is of."""
+        if self.shaper is not None and (next_unix_s := self.shaper.next_unix_s) is not None:
+            return max(self.retry_s, now_s + next_unix_s - unix_s)
+        return self.retry_s if self.lagging and not self.fetching else None
 
-    def state(self) -> LaneState:
-        """What must be durable while it lags, or holds events back."""
+    def has_room(self, held: int) -> bool:
+        """Whether its shaper, if it has one, takes another event, while all shapers hold ``held``."""
+        return self.shaper is None or (self.shaper.room and (held < HELD_ALL_MAX or self.shaper.count < HELD_LEAST))
+
+    @property
+    def is_to_be_stored(self) -> bool:
+        """Whether the cursor's place doesn't tell what it has done: it lags, its shaper has something to remember, or it was
+        changed and has to finish under whoever leads then."""
+        return self.lagging or self.until is not None or (self.shaper is not None and not self.shaper.idle)
+
+    def state(self, popped: int = 0) -> LaneState:
+        """What must be durable then; the others are at ``popped``."""
         bound = self.bound
         shaper = None if self.shaper is None else self.shaper.state()
+        upto = self.upto if self.lagging else popped
         return LaneState.model_construct(
             tenant=bound.tenant, app=bound.app, function=bound.function, version=bound.version, index=bound.index,
-            upto=self.upto if shaper is None else shaper.upto, until=self.until, shaper=shaper,
+            upto=upto if shaper is None else shaper.upto, until=self.until, shaper=shaper,
         )  # fmt: skip
 
     def _fits(self, event: Arrived) -> bool:

@@ -73,6 +73,8 @@ class Router:
         self._unix_s = 0.0
         self._recent = Recent()
         self._turn = 0
+        self._held = 0
+        """Events that all triggers hold back."""
 
     # --- events in --------------------------------------------------------------------------------------------------
 
@@ -170,6 +172,7 @@ class Router:
             return None
         packing = Packing(self._rules.chunk_max)
         lanes = self._in_turn()
+        self._held = sum(lane.shaper.count for lane in lanes if lane.shaper is not None)
         for lane in lanes:
             if lane.caught:
                 self._take_caught(lane, packing)
@@ -208,7 +211,7 @@ class Router:
         if lane.lagging:
             lane.live(event, before)
         elif lane.shaper is not None:
-            if lane.shaper.room:
+            if lane.has_room(self._held):
                 self._hold(lane, key, event)
             else:
                 lane.lag(before)
@@ -229,7 +232,7 @@ class Router:
 
     def _take_caught(self, lane: Lane, packing: Packing) -> None:
         if lane.shaper is not None:
-            while lane.caught and lane.shaper.room:
+            while lane.caught and lane.has_room(self._held):
                 event = lane.caught[0]
                 for _, key in self._rules.match([lane.bound], event):
                     self._hold(lane, key, event)
@@ -249,6 +252,7 @@ class Router:
         lane.shaper.add(event.seq, key, event.accepted_unix_s, event.size_bytes)
         lane.seen_unix_s = event.accepted_unix_s
         self._recent.keep(event)
+        self._held += 1
 
     def _release(self, lane: Lane, packing: Packing) -> None:
         """What a trigger held back, and now starts."""
@@ -276,7 +280,7 @@ class Router:
         packing.add(Start(lane, lane.bound, release.key, at_hand, listed=listed, wanted=wanted))
 
     def _cursor(self) -> Cursor:
-        lagging = {name: lane.state() for name, lane in self.lanes.items() if lane.lagging or lane.holds_back}
+        lagging = {name: lane.state(self.popped) for name, lane in self.lanes.items() if lane.is_to_be_stored}
         return self.durable.model_copy(update={"seq": self.popped, "lagging": lagging})
 
     def _cursor_due(self, now_s: float) -> bool:
@@ -305,7 +309,7 @@ class Router:
                 continue
             if lane.shaper is None and not self._may(lane):
                 continue
-            if lane.shaper is not None and not lane.shaper.room:
+            if not lane.has_room(self._held):
                 continue
             lane.fetching = True
             lane.tail = []
@@ -386,9 +390,5 @@ class Router:
         if self.under_way:
             return None  # the last of these to be stored wakes us
         due = [self._behind_s + CURSOR_S] if self._behind_s is not None and self.popped > self.durable.seq else []
-        for lane in self.lanes.values():
-            if lane.shaper is not None and (next_unix_s := lane.shaper.next_unix_s) is not None:
-                due.append(max(lane.retry_s, self._now_s + next_unix_s - self._unix_s))
-            elif lane.lagging and not lane.fetching:
-                due.append(lane.retry_s)
-        return min(due, default=None)
+        wakes = [lane.wake_s(self._now_s, self._unix_s) for lane in self.lanes.values()]
+        return min([*due, *(at for at in wakes if at is not None)], default=None)

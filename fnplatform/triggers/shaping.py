@@ -136,9 +136,14 @@ class Shaper:
         return next(iter(self._events)) - 1 if self._lags else self._position
 
     @property
+    def count(self) -> int:
+        """Events that it holds."""
+        return len(self._events) + len(self._missing)
+
+    @property
     def room(self) -> bool:
         """Whether it takes more events."""
-        return len(self._events) + len(self._missing) < self._held_max
+        return self.count < self._held_max
 
     @property
     def idle(self) -> bool:

@@ -60,8 +60,6 @@ class World:
     """(tenant, event id) -> its subject."""
     expected: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     """(tenant, event id) -> functions that were to be started for sure when it was accepted."""
-    maybe: dict[tuple[str, str], set[str]] = field(default_factory=dict)
-    """Functions whose triggers changed around the time when it was accepted."""
     wrong: list[str] = field(default_factory=list)
     changed: anyio.Event = field(default_factory=anyio.Event)
 

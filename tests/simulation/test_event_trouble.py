@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import anyio
+import pytest
 
 from fleet.protocol.ids import event_call_id
 from fleet.protocol.messages import SubjectTrigger
 from fleet.protocol.subjects import INVOCATION
 from fnplatform.jetstream import StoredMessage
+from fnplatform.triggers import plans
 from tests.simulation.events_world import APP, TENANTS, Leader, World
 from tests.simulation.virtual_loop import VirtualLoop
 
@@ -93,6 +95,36 @@ def test_nor_does_it_stop_a_trigger_that_lags() -> None:
     world = told(story)
     assert started(world, ZEBRA) == ["e13"]
     assert started(world, ACME) == sorted(f"e{number}" for number in range(2, 13))
+
+
+def test_a_trigger_that_was_changed_finishes_under_the_next_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "CALLS_MAX", 4)
+
+    seen: list[str] = []
+
+    async def story(world: World, leaders: list[Leader], group: anyio.abc.TaskGroup) -> None:
+        for _ in range(600):
+            world.publish(ACME, "s")
+        life = leaders[0].service.life
+        assert life is not None
+        while life.router.waiting < 100:
+            await anyio.sleep(0.0001)
+        world.deploy(ACME, {"all": [SubjectTrigger(subject="other")]})
+        await leaders[0].service.reload(ACME, APP)
+        stamp, head = life.router.durable.stamp, life.router.head
+        while life.router.durable.stamp < stamp + 2:  # one may have been on its way
+            await anyio.sleep(0.0001)
+        assert life.router.durable.seq < head
+        leaders[0].scope.cancel()
+        world.finish_some(1000)
+        leaders.append(Leader(world, 2, 0.0))
+        group.start_soon(leaders[1].run)
+        await anyio.sleep(3.0)
+        world.publish(ACME, "s")
+        seen.extend([*(f"e{number}" for number in range(1, head + 1)), world.publish(ACME, "other")])
+        await anyio.sleep(3.0)
+
+    assert started(told(story), ACME) == sorted(seen)
 
 
 def test_large_events_without_room_hold_up_their_own_trigger_alone() -> None:

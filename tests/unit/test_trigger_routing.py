@@ -237,6 +237,25 @@ def test_a_trigger_that_caught_up_with_nothing_to_do_says_so_before_it_goes_on()
     assert rig.stored(batch) == [("one", [6])]
 
 
+def test_what_all_triggers_hold_back_together_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "HELD_ALL_MAX", 6)
+    monkeypatch.setattr(lanes, "HELD_LEAST", 2)
+    rig = Rig(*(bound(function, "s", debounce_s=1.0, key="data") for function in ("one", "two", "three")))
+    events = [event(seq, data=f'"{seq}"'.encode()) for seq in range(1, 21)]
+    rig.arrive(*events)
+    found: dict[str, list[int]] = {}
+    for _ in range(100):
+        for fetch in rig.router.fetches(rig.now_s):
+            rig.router.fetched(fetch, events[fetch.seq - 1 :], complete=True)
+        if (batch := rig.batch()) is not None:
+            for function, seqs in rig.stored(batch):
+                found.setdefault(function, []).extend(seqs)
+        assert sum(lane.shaper.count for lane in rig.router.lanes.values() if lane.shaper) <= 10
+        rig.now_s += 0.5
+    assert sorted(found) == ["one", "three", "two"]
+    assert all(sorted(seqs) == list(range(1, 21)) for seqs in found.values())
+
+
 def test_triggers_change_in_one_step() -> None:
     stays, goes = bound("one", "s"), bound("two", "s")
     rig = Rig(stays, goes, bound("three", "s"))
