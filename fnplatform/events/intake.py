@@ -138,5 +138,8 @@ class Intake:
 
 def _for_user(error: FleetError) -> FleetError:
     if isinstance(error, StreamFull):
-        return QueueFull("the platform keeps no more events", hint="publish it again later, under the same id: those that were handled are removed within seconds")
+        return QueueFull(
+            "the platform keeps no more events",
+            hint="publish it again later, under the same id: those that were handled are removed within seconds",
+        )
     return error
