@@ -82,11 +82,14 @@ def router(gateway: Gateway) -> APIRouter:
         name, slash, rest = raw.removeprefix(PREFIX).partition("/")
         if not is_token(name):
             raise HttpProblem(404, "no_route", "no function answers here")
-        async with gateway.pool.use(name) as tenant:
-            found = match(await live.of(tenant), request.method, slash + rest)
-            if isinstance(found, Missed):
-                raise _missed(found, request.method)
-            return await _answered(gateway, tenant, request, found, raw)
+        try:
+            async with gateway.pool.use(name) as tenant:
+                found = match(await live.of(tenant), request.method, slash + rest)
+                if isinstance(found, Missed):
+                    raise _missed(found, request.method)
+                return await _answered(gateway, tenant, request, found, raw)
+        except FleetError as error:  # It may name the broker, which is nobody's business here.
+            raise _told(problem_of(error), owner=gateway.settings.open_to_all) from None
 
     return routes
 

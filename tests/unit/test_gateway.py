@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import anyio
 import numpy as np
@@ -20,7 +21,7 @@ from starlette.responses import Response
 
 import fleet
 from fleet.protocol.codec import encode
-from fleet.protocol.errors import BY_CODE, QueueFull
+from fleet.protocol.errors import BY_CODE, FleetUnavailable, QueueFull
 from fleet.protocol.messages import FunctionInfo, HttpTrigger, Manifest, Program
 from fnplatform.gateway import app, guarded, json_bodies
 from fnplatform.gateway.auth import _name_of
@@ -30,7 +31,7 @@ from fnplatform.gateway.main import _Server, listening, url_of
 from fnplatform.gateway.matching import Match, Missed, match, routes_of
 from fnplatform.gateway.problems import HttpProblem, dumps, problem_of
 from fnplatform.gateway.schemas import Schemas
-from fnplatform.gateway.user_routes import response_of
+from fnplatform.gateway.user_routes import response_of, router
 
 LIMIT_S = 30.0
 
@@ -137,6 +138,20 @@ def test_answers_of_functions() -> None:
     assert sorted(found.headers) == ["content-length", "content-type", "fleet-call-id", "x-ok"]
     bare = response_of(fleet.Response("text", 204), "c")
     assert bare.body == b"" and "content-type" not in bare.headers
+
+
+@pytest.mark.parametrize("open_to_all", [False, True])
+def test_strangers_hear_nothing_of_a_platform_that_does_not_answer(open_to_all: bool) -> None:
+    def use(_: str) -> Any:
+        raise FleetUnavailable("no connection to the broker at nats://10.0.0.1:4222")
+
+    gateway: Any = SimpleNamespace(pool=SimpleNamespace(use=use), settings=SimpleNamespace(open_to_all=open_to_all))
+    (route,) = router(gateway).routes
+    request = Request({"type": "http", "method": "GET", "path": "/u/default/x", "headers": []})
+    with pytest.raises(HttpProblem) as caught:
+        anyio.run(cast(Any, route).endpoint, request)
+    assert caught.value.status == 503 and "retry-after" in caught.value.headers
+    assert ("nats://" in str(caught.value.document())) is open_to_all
 
 
 def test_what_functions_give_the_platform_as_json() -> None:
