@@ -36,9 +36,9 @@ async def publish_batch(js: JetStream, messages: Sequence[Put]) -> int:
     assert 1 <= len(messages) <= MESSAGES_MAX, len(messages)
     batch_id = new_call_id()
     for number, message in enumerate(messages[:-1], 1):
-        js.bus.publish(message.subject, message.data, headers=_headers(message, batch_id, number))
+        js.bus.publish(message.subject, message.data, headers=batch_headers(message, batch_id, number))
     last = messages[-1]
-    headers = {**_headers(last, batch_id, len(messages)), "Nats-Batch-Commit": "1"}
+    headers = {**batch_headers(last, batch_id, len(messages)), "Nats-Batch-Commit": "1"}
     reply = await js.bus.request(last.subject, last.data, timeout_s=REQUEST_S, headers=headers)
     answer = json.loads(reply.data)
     if "error" in answer:
@@ -48,7 +48,8 @@ async def publish_batch(js: JetStream, messages: Sequence[Put]) -> int:
     return int(answer["seq"]) - len(messages) + 1
 
 
-def _headers(message: Put, batch_id: str, number: int) -> dict[str, str]:
+def batch_headers(message: Put, batch_id: str, number: int) -> dict[str, str]:
+    """The headers of message ``number`` (from 1 on) of a batch; the last one has ``Nats-Batch-Commit`` besides."""
     headers = {"Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(number)}
     if message.expect is not None:
         headers["Nats-Expected-Last-Subject-Sequence"] = str(message.expect)

@@ -22,6 +22,7 @@ from fleet.protocol.errors import FleetUnavailable
 from fleet.protocol.ids import new_call_id
 from fleet.protocol.limits import MIB
 from fleet.transport import Request
+from fnplatform.atomic import Put, batch_headers
 from fnplatform.jetstream import JetStream, JetStreamError, OnStored, error_of
 
 BATCH_MIN = 24
@@ -31,24 +32,12 @@ BATCH_BYTES_MAX = 8 * MIB
 
 
 class _Waiting(NamedTuple):
-    subject: str
-    data: bytes
+    put: Put
     on_stored: OnStored
-    expect: int | None
-    ttl_s: float | None
-
-
-class Message(NamedTuple):
-    """One message of a step. ``expect``: the last sequence of its subject, 0 for none."""
-
-    subject: str
-    data: bytes
-    expect: int | None = None
-    ttl_s: float | None = None
 
 
 class _Step(NamedTuple):
-    messages: Sequence[Message]
+    messages: Sequence[Put]
     on_stored: OnStored
 
 
@@ -72,7 +61,7 @@ class GroupCommit:
         ttl_s: float | None = None,
     ) -> None:
         """Publish; ``on_stored`` is called once, with the stream sequence or an error. Never raises by itself."""
-        message = _Waiting(subject, data, on_stored, expect_last_subject_seq, ttl_s)
+        message = _Waiting(Put(subject, data, expect_last_subject_seq, ttl_s), on_stored)
         if not self._batching:
             self._alone(message)
             return
@@ -82,11 +71,11 @@ class GroupCommit:
 
     def _alone(self, message: _Waiting) -> None:
         self._js.publish_then(
-            message.subject,
-            message.data,
+            message.put.subject,
+            message.put.data,
             message.on_stored,
-            expect_last_subject_seq=message.expect,
-            ttl_s=message.ttl_s,
+            expect_last_subject_seq=message.put.expect,
+            ttl_s=message.put.ttl_s,
         )
 
     def _flush(self) -> None:
@@ -94,11 +83,11 @@ class GroupCommit:
         batch: list[_Waiting] = []
         size_bytes = 0
         for message in waiting:
-            if batch and (len(batch) >= BATCH_MAX or size_bytes + len(message.data) > BATCH_BYTES_MAX):
+            if batch and (len(batch) >= BATCH_MAX or size_bytes + len(message.put.data) > BATCH_BYTES_MAX):
                 self._send(batch)
                 batch, size_bytes = [], 0
             batch.append(message)
-            size_bytes += len(message.data)
+            size_bytes += len(message.put.data)
         self._send(batch)
 
     def _send(self, batch: list[_Waiting]) -> None:
@@ -126,12 +115,13 @@ class GroupCommit:
         bus = self._js.bus
         try:
             for index, message in enumerate(batch[:-1], 1):
-                bus.publish(message.subject, message.data, headers=_headers(message, batch_id, index))
+                put = message.put
+                bus.publish(put.subject, put.data, headers=batch_headers(put, batch_id, index))
         except FleetUnavailable as error:
             on_reply(error)
             return
-        last = batch[-1]
-        headers = {**_headers(last, batch_id, len(batch)), "Nats-Batch-Commit": "1"}
+        last = batch[-1].put
+        headers = {**batch_headers(last, batch_id, len(batch)), "Nats-Batch-Commit": "1"}
         bus.ask(last.subject, last.data, on_reply, headers=headers)
 
 
@@ -147,7 +137,7 @@ class Steps:
         """So many of the next ones go by themselves: they shared a batch that wasn't stored."""
         self._flying = False
 
-    def publish_then(self, messages: Sequence[Message], on_stored: OnStored) -> None:
+    def publish_then(self, messages: Sequence[Put], on_stored: OnStored) -> None:
         """Store them; ``on_stored`` is called once, with the sequence of the first or an error. Never raises by itself.
 
         WrongSequence and other errors of the broker: nothing was stored. FleetUnavailable: all of it may be, or nothing.
@@ -178,12 +168,12 @@ class Steps:
         batch_id = new_call_id()
         try:
             for number, message in enumerate(messages[:-1], 1):
-                self._js.bus.publish(message.subject, message.data, headers=_headers(message, batch_id, number))
+                self._js.bus.publish(message.subject, message.data, headers=batch_headers(message, batch_id, number))
         except FleetUnavailable as error:
             asyncio.get_running_loop().call_soon(on_reply, error)  # It may be one of many in a row.
             return
         last = messages[-1]
-        headers = {**_headers(last, batch_id, len(messages)), "Nats-Batch-Commit": "1"}
+        headers = {**batch_headers(last, batch_id, len(messages)), "Nats-Batch-Commit": "1"}
         self._js.bus.ask(last.subject, last.data, on_reply, headers=headers)
 
     def _next_steps(self) -> list[_Step]:
@@ -213,12 +203,3 @@ def _answer(steps: list[_Step], reply: Request | FleetUnavailable, answer: dict[
     for step in steps:
         step.on_stored(seq)
         seq += len(step.messages)
-
-
-def _headers(message: _Waiting | Message, batch_id: str, sequence: int) -> dict[str, str]:
-    headers = {"Nats-Batch-Id": batch_id, "Nats-Batch-Sequence": str(sequence)}
-    if message.expect is not None:
-        headers["Nats-Expected-Last-Subject-Sequence"] = str(message.expect)
-    if message.ttl_s is not None:
-        headers["Nats-TTL"] = f"{max(1, round(message.ttl_s))}s"
-    return headers

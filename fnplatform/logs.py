@@ -90,8 +90,6 @@ class Logs:
             if read_bytes > SCAN_BYTES_MAX:
                 return None
             seq, start_time = page[-1].seq + 1, None
-            if len(page) < PAGE:
-                break
         return _in_order(entry for entry in map(_entry, kept) if entry is not None)
 
     async def follow(self, tenant: str, request: LogsRequest, *, started: Callable[[], None]) -> None:

@@ -25,11 +25,11 @@ from fleet.protocol.subjects import (
     STREAM_OUTCOMES,
 )
 from fleet.transport import Responder
+from fnplatform.atomic import Put
 from fnplatform.dead_letters import bury_call
 from fnplatform.dispatcher import chunks, wire
 from fnplatform.dispatcher.events import Check, Checked, Commit, Discard, Event, NotStored, Requeue, Stored
 from fnplatform.dispatcher.payloads import Payloads, cut
-from fnplatform.group_commit import Message as Put
 from fnplatform.group_commit import Steps
 from fnplatform.jetstream import JetStream, OnStored, StoredMessage, WrongSequence
 

@@ -30,7 +30,7 @@ from cloudevents.core.exceptions import BaseCloudEventException, CloudEventValid
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
-from fleet._event import BINARY, JSON, Event, content_type_of, is_json, no_constant, now_text
+from fleet._event import BINARY, JSON, content_type_of, is_json, no_constant, now_text
 from fleet.protocol import limits
 from fleet.protocol.events import (
     EventRefused,
@@ -117,14 +117,6 @@ def event_of_http(headers: Iterable[tuple[str, str]], body: bytes) -> list[tuple
     if "content-type" in fields:
         fields["ce-datacontenttype"] = fields.pop("content-type")
     return [_binary(fields, body)]
-
-
-def to_event(head: EventHead, data: bytes | memoryview) -> Event:
-    """What a function gets."""
-    return Event(
-        head.subject, bytes(data) if len(data) else None, id=head.id, source=head.source, type=head.type, time=head.time,
-        datacontenttype=head.datacontenttype, dataschema=head.dataschema, extensions=head.extensions,
-    )  # fmt: skip
 
 
 def completed(

@@ -39,6 +39,7 @@ from fnplatform.registry import Registry
 
 REPLY_BYTES = 6 * limits.MIB
 PAGE = 1000
+PAGE_BYTES = 16 * limits.MIB
 LETTERS_MAX = limits.CHUNK_ITEMS_MAX
 """Letters of one call: each has an item of its own at least."""
 
@@ -128,9 +129,14 @@ class DeadLetters:
         if request.every and request.action != "show":
             return await self._every(tenant, request)
         calls = list(dict.fromkeys(request.calls))
-        found = await for_each(calls, lambda call: self._find(tenant, call))
         if request.action == "show":
-            return _shown([one for letters in found for one in letters])
+            shown: list[Stored] = []
+            for call in calls:  # one after the other: what is too much is refused before all of it is read
+                shown += await self._find(tenant, call)
+                if sum(len(one.payload) for one in shown) > REPLY_BYTES:
+                    break
+            return _shown(shown)
+        found = await for_each(calls, lambda call: self._find(tenant, call))
         if request.action == "replay":
             return await self._replay_all(tenant, found)
         await self._delete(one for letters in found for one in letters)
@@ -153,11 +159,9 @@ class DeadLetters:
         for token in (call, f"{call}.*"):
             pattern = DEAD_LETTER.wildcard(tenant=tenant, call=token)
             seq = 1
-            while page := await self._js.get_range(STREAM_DEAD, pattern, seq=seq, limit=PAGE):
+            while page := await self._js.get_range(STREAM_DEAD, pattern, seq=seq, limit=PAGE, bytes_max=PAGE_BYTES):
                 found += page
                 seq = page[-1].seq + 1
-                if len(page) < PAGE:
-                    break
         if not found:
             raise ResultExpired(f"call {call} is not among what failed for good", hint="see: fleet dead list")
         return [read(message) for message in found]
@@ -165,7 +169,11 @@ class DeadLetters:
     async def _every(self, tenant: str, request: DeadRequest) -> DeadReply:
         """One page of all letters that match, from ``from_seq`` on."""
         found = await self._js.get_range(
-            STREAM_DEAD, _filter(tenant, request), seq=max(1, request.from_seq), limit=request.limit
+            STREAM_DEAD,
+            _filter(tenant, request),
+            seq=max(1, request.from_seq),
+            limit=request.limit,
+            bytes_max=PAGE_BYTES,
         )
         letters = [one for one in map(read, found) if one.letter.at_unix_s < (request.before_unix_s or float("inf"))]
         if request.action == "drop":
@@ -177,8 +185,9 @@ class DeadLetters:
                 state = one.letter.state
                 by_call.setdefault((state.app, state.function, state.call), []).append(one)
             reply = await self._replay_all(tenant, list(by_call.values()))
-        full = len(found) == request.limit and len(letters) == len(found)
-        return reply.model_copy(update={"next_seq": found[-1].seq + 1 if full else 0})
+        # A page may be short because its letters are large: the end is one without any.
+        goes_on = bool(found) and len(letters) == len(found)
+        return reply.model_copy(update={"next_seq": found[-1].seq + 1 if goes_on else 0})
 
     async def _delete(self, letters: Iterable[Stored]) -> None:
         await for_each([one.seq for one in letters], lambda seq: self._js.delete_seq(STREAM_DEAD, seq))

@@ -32,7 +32,8 @@ from fleet.protocol.subjects import (
     STREAM_OUTCOMES,
     ApiVerb,
 )
-from fnplatform.group_commit import Message, Steps
+from fnplatform.atomic import Put
+from fnplatform.group_commit import Steps
 from fnplatform.jetstream import StreamFull, WrongSequence
 from fnplatform.triggers.relay import JetStreamOutbox, Relay
 from tests.integration.dispatcher_rig import Plane, with_plane
@@ -224,7 +225,7 @@ def test_steps_are_stored_whole_or_not_at_all(tmp_path: Path) -> None:
                 if len(answers) == 40:
                     done.set()
 
-            pair = [Message(f"out.t.a.f.c{number}", b"o", 0, 60.0), Message(f"emt.t.a.f.c{number}.0", b"e")]
+            pair = [Put(f"out.t.a.f.c{number}", b"o", 0, 60.0), Put(f"emt.t.a.f.c{number}.0", b"e")]
             steps.publish_then(pair, on_stored)
 
         for number in range(40):
@@ -252,14 +253,14 @@ def test_a_step_that_the_broker_refuses_or_never_answers(tmp_path: Path) -> None
 
         config = (await made.js.stream_info(STREAM_OUTCOMES))["config"]
         await made.js.api(f"STREAM.UPDATE.{STREAM_OUTCOMES}", {**config, "max_msgs": 1})
-        steps.publish_then([Message("out.t.a.f.c", b"o", 0), Message("emt.t.a.f.c.0", b"e")], on_stored)
+        steps.publish_then([Put("out.t.a.f.c", b"o", 0), Put("emt.t.a.f.c.0", b"e")], on_stored)
         await done.wait()
         assert isinstance(answers.pop(), StreamFull)
         assert (await made.js.stream_info(STREAM_OUTCOMES))["state"]["messages"] == 0
         await made.js.bus.close()
         done = anyio.Event()
         for number in range(3):
-            steps.publish_then([Message(f"out.t.a.f.d{number}", b"o", 0), Message("emt.t.a.f.d.0", b"e")], on_stored)
+            steps.publish_then([Put(f"out.t.a.f.d{number}", b"o", 0), Put("emt.t.a.f.d.0", b"e")], on_stored)
         await done.wait()
         await anyio.lowlevel.checkpoint()
         assert [type(one) for one in answers] == [FleetUnavailable] * 3

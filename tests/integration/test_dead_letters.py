@@ -298,6 +298,8 @@ def test_all_letters_that_match_are_replayed_or_dropped_once(tmp_path: Path) -> 
         assert len(page.replayed) == 3 and problems == ["raw"] and page.next_seq == 0
         page, _ = await ask(made, action="replay", every=True, app="_events")
         assert len(page.replayed) == 1 and len(page.problems) == 1
+        last, _ = await ask(made, action="replay", every=True, app="_events", from_seq=page.next_seq)
+        assert page.next_seq and not last.next_seq and not last.problems, "a short page isn't the last one"
         (message,) = await made.js.get_range("EVENTS", "evt.>")
         stored, parts = frames.unpack(message.data, StoredEvent)
         assert (stored.head.id, stored.head.hops, stored.head.subject) == (page.replayed[0], 0, "loop")

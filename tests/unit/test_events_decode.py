@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from fleet.protocol import limits
 from fleet.protocol.events import EventRefused, EventTooLarge
 from fleet.protocol.messages import EventHead
-from fnplatform.events.decode import STRUCTURED_BYTES_MAX, completed, event_of_http, event_of_nats, to_event
+from fnplatform.events.decode import STRUCTURED_BYTES_MAX, completed, event_of_http, event_of_nats
+from fnplatform.triggers.invocations import Arrived
 
 WHOLE: dict[str, Any] = {"specversion": "1.0", "id": "1", "source": "/s", "type": "com.example.t"}
 JSON_EVENT = "application/cloudevents+json"
@@ -132,7 +133,7 @@ def test_what_the_library_writes_is_read(write: Callable[..., http.HTTPMessage])
         id="1", source="/s", type="com.example.t", subject="a.b", time="2026-11-23T08:30:00.250000Z",
         datacontenttype="application/json", extensions={"who": 'A "B" %ü'},
     )  # fmt: skip
-    event = to_event(head, data)
+    event = Arrived(1, "acme", head, data, 0.0).event
     assert event.data == {"t": [1, 2.5, "ü"]} and event.time == time and event.extensions == {"who": 'A "B" %ü'}
 
 
@@ -334,7 +335,7 @@ def _holds(events: list[tuple[EventHead, bytes]]) -> None:
         assert head.id and head.source and head.hops == 0 and not head.source.startswith("/fleet/")
         assert len(data) <= limits.EVENT_DATA_BYTES_MAX
         assert len(head.model_dump_json().encode()) <= limits.EVENT_HEAD_BYTES_MAX + 200
-        event = to_event(head, data)
+        event = Arrived(1, "acme", head, data, 0.0).event
         assert event.time is None or event.time.tzinfo is not None
         assert completed("default", head, len(data)) == head
 
