@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -221,7 +222,9 @@ def test_what_keeps_it_from_starting_is_said_in_a_sentence(tmp_path: Path) -> No
 def test_it_ends_in_order_before_its_broker_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"nats://127.0.0.1:{mute.getsockname()[1]}"
-        serving = subprocess.Popen(["fleet", "serve", "--nats", url], stderr=subprocess.PIPE, text=True)
+        serving = subprocess.Popen(
+            [sys.executable, "-P", "-m", "fleet.cli.main", "serve", "--nats", url], stderr=subprocess.PIPE, text=True
+        )
         mute.settimeout(LIMIT_S)
         mute.accept()[0].close()
         serving.send_signal(signal.SIGTERM)
