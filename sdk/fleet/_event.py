@@ -113,7 +113,8 @@ class Publish:
     ``fleet.publish("sensors.7.temperature", {"celsius": 21.5})`` returns the event's id once the platform has stored it.
     ``data``: bytes, a str, or what ``json.dumps`` takes; up to 1 MiB. Events with the same ``source`` and ``id`` are one
     event: give an ``id`` of your own where the same thing may be published twice, and its copies start nothing. ``time``
-    is when it happened, else now. What is published while others are on their way shares requests with them.
+    is when it happened, else now. What is published while others are on their way shares requests with them; their order is
+    kept for whoever waits for one before the next.
 
     In a sandbox there is no network: ``return fleet.emit(subject, data)`` publishes with the result.
 
