@@ -1,7 +1,8 @@
 """Events as outsiders send them, decoded: CloudEvents 1.0 over HTTP and NATS, and bare NATS messages. No I/O.
 
 HTTP:  binary (``ce-*`` headers), structured (``application/cloudevents+json``), batched
-       (``application/cloudevents-batch+json``). The subject on the bus is the attribute ``subject``, else ``type``.
+       (``application/cloudevents-batch+json``). The subject on the bus is the attribute ``subject``, else ``type``;
+       a ``subject`` with a slash, a path as storage services send it, is none of ours and becomes the extension ``cesubject``.
 NATS:  a content type ``application/cloudevents`` or ``...+json`` is a structured event, as is a JSON object without headers
        that has the four attributes which every CloudEvent has (the binding before NATS had headers); ``ce-*`` headers are a
        binary one; all else is data alone, of which the platform makes an event. The subject is that on the bus; a
@@ -300,12 +301,14 @@ def _made(attributes: dict[str, Any], bus_subject: str | None, kind: str | None 
     """The head of an event that the library let pass; ``kind``: content type of data that came without one."""
     extensions = {name: value for name, value in attributes.items() if name not in _CONTEXT}
     said = attributes.get("subject")
-    if bus_subject is None:
-        subject = said or attributes["type"]
-    else:
+    if bus_subject is not None:
         subject = bus_subject
-        if said and said != bus_subject:
-            extensions["cesubject"] = said
+    elif said and "/" not in said:
+        subject = said
+    else:
+        subject = attributes["type"]
+    if said and said != subject:
+        extensions["cesubject"] = said
     time = attributes.get("time")
     head = make_head(
         id=attributes["id"], source=attributes["source"], type=attributes["type"], subject=subject,

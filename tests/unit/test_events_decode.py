@@ -140,6 +140,10 @@ def test_what_the_library_writes_is_read(write: Callable[..., http.HTTPMessage])
 def test_without_a_subject_the_type_is_it() -> None:
     assert post(WHOLE)[0].subject == "com.example.t"
     assert post({**WHOLE, "subject": None})[0].subject == "com.example.t", "null is absent"
+    head, _ = post({**WHOLE, "subject": "blobs/photos/1.png"})
+    assert (head.subject, head.extensions) == ("com.example.t", {"cesubject": "blobs/photos/1.png"}), (
+        "a path is no subject"
+    )
 
 
 @pytest.mark.parametrize(
