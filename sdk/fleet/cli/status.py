@@ -87,7 +87,7 @@ def status(as_json: JSON = False) -> None:
         ("leader", leader),
         ("cars", f"{found.cars}, {found.eligible} eligible"),
         ("calls", f"{found.waiting} waiting, {found.running} running"),
-        ("events", f"{found.stream_messages.get('EVENTS', 0)} kept, {found.events_waiting} wait to start calls"),
+        ("events", f"{found.stream_messages.get('EVENTS', 0)} kept, at most {found.events_waiting} still to be handled"),
         ("dead letters", _dead_letters(found)),
         ("dropped replies", found.dropped_replies),
         ("stored", ", ".join(f"{name} {format_bytes(used)}" for name, used in sorted(found.stream_bytes.items()))),
