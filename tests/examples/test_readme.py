@@ -57,11 +57,18 @@ def test_what_happens_starts_functions(shared_fleet: LocalFleet, tmp_path: Path)
     said = run("deploy", str(script))
     assert "sensors.*.temperature" in said and "15 3 * * *" in said and "/notes/{name}" in said
     run("publish", "sensors.7.temperature", '{"celsius": 31, "room": "attic"}')
+    posted = re.search(r"/v1/events -H 'content-type: (\S+)' \\\n +-d '(.*)'\n", README.read_text())
+    assert posted is not None
+    event = urllib.request.Request(
+        f"{shared_fleet.http_url}/v1/events", posted[2].encode(), {"content-type": posted[1]}, method="POST"
+    )
+    with urllib.request.urlopen(event, timeout=30) as answer:
+        assert json.load(answer)["ids"] == ["1"]
 
     def states() -> list[str]:
         return [call["state"] for call in json.loads(run("calls", "rooms.hot", "--json"))]
 
-    shared_fleet.wait_for(lambda: states() == ["succeeded"], "the hot room to be told")
+    shared_fleet.wait_for(lambda: states() == ["succeeded", "succeeded"], "the hot rooms to be told")
     note = urllib.request.Request(f"{shared_fleet.http_url}/u/default/notes/today", b"three short words", method="POST")
     with urllib.request.urlopen(note, timeout=30) as answer:
         assert (answer.status, json.load(answer)) == (201, {"name": "today", "words": 3})

@@ -298,7 +298,7 @@ def test_status_and_doctor(fleet_of_two: LocalFleet) -> None:
     assert shown["cars"] == 2
     assert shown["url"] == fleet_of_two.url
     text = ok("status")
-    assert "durability" in text and "wait to start calls" in text and "of 1 GiB" in text
+    assert "durability" in text and "still to be handled" in text and "of 1 GiB" in text
     checks = {check["name"]: check for check in as_json("doctor")}
     assert checks["platform"]["state"] == "ok", checks
     assert checks["dead letters"]["state"] == checks["control plane"]["state"] == "ok"
