@@ -19,6 +19,19 @@ R = TypeVar("R", bound=Reply)
 RETRY_S = 0.1
 
 
+def unanswered(bus: Bus, why: FleetUnavailable, what: str) -> FleetUnavailable:
+    """Why nobody answers, in a sentence; ``what`` the fleet fails to do if it is there."""
+    if not bus.connected:
+        return FleetUnavailable(f"the connection to the fleet at {bus.url} broke and did not come back")
+    if why.details.get("no_responders"):
+        return _no_control_plane(bus)
+    return FleetUnavailable(f"the fleet at {bus.url} {what}")
+
+
+def _no_control_plane(bus: Bus) -> FleetUnavailable:
+    return FleetUnavailable(f"a broker answers at {bus.url}, but no control plane behind it")
+
+
 class Api:
     """Requests of one tenant over ``bus``."""
 
@@ -58,5 +71,5 @@ class Api:
 
     def _worded(self, error: FleetUnavailable) -> FleetUnavailable:
         if error.details.get("no_responders"):
-            return FleetUnavailable(f"a broker answers at {self.bus.url}, but no control plane behind it")
+            return _no_control_plane(self.bus)
         return error

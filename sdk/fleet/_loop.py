@@ -12,11 +12,14 @@ import importlib.util
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar, cast
 
 import anyio
 import anyio.abc
+
+from fleet.protocol.errors import FleetError
 
 T = TypeVar("T")
 log = logging.getLogger("fleet.client")
@@ -43,6 +46,36 @@ class Waiter:
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block until set; False after ``timeout_s``. A signal handler (Ctrl-C) interrupts it."""
         return self._lock.acquire(True, -1 if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
+
+
+class Awaited:
+    """Something under way in the client's loop that is done once, or ends with ``error``. ``arm`` may come from any thread."""
+
+    __slots__ = ("_lock", "_wakers", "born_s", "done", "error")
+
+    def __init__(self) -> None:
+        self.born_s = time.monotonic()
+        self.done = False
+        self.error: FleetError | None = None
+        self._lock = threading.Lock()
+        self._wakers: list[Callable[[], None]] = []
+
+    def arm(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called once it is done; at once if it is."""
+        with self._lock:
+            if not self.done:
+                self._wakers.append(wake)
+                return
+        wake()
+
+    def _end(self, error: FleetError | None) -> list[Callable[[], None]] | None:
+        """Note that it is done: whom to wake, or None where it was done before."""
+        with self._lock:
+            if self.done:
+                return None
+            self.error, self.done = error, True
+            wakers, self._wakers = self._wakers, []
+        return wakers
 
 
 async def wait_aio(arm: Callable[[Callable[[], None]], None], timeout_s: float | None = None) -> bool:

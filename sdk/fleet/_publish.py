@@ -15,8 +15,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from fleet import _call
+from fleet._api import unanswered
 from fleet._event import data_of, now_text
-from fleet._loop import Waiter, wait_aio
+from fleet._loop import Awaited, Waiter, wait_aio
 from fleet.protocol import frames
 from fleet.protocol.errors import FleetError, FleetUnavailable, InvalidOption, PayloadTooLarge, ProtocolError
 from fleet.protocol.events import (
@@ -80,36 +81,21 @@ def head_of(
     return head, body
 
 
-class Publication:
-    """One event on its way. ``arm`` may be called from any thread."""
+class Publication(Awaited):
+    """One event on its way."""
 
-    __slots__ = ("_lock", "_wakers", "alone", "born_s", "data", "done", "error", "head")
+    __slots__ = ("alone", "data", "head")
 
     def __init__(self, head: EventHead, data: bytes) -> None:
+        super().__init__()
         self.head = head
         self.data = data
-        self.born_s = time.monotonic()
         self.alone = False
         """Its request failed because of one of its events: each is asked for by itself."""
-        self.done = False
-        self.error: FleetError | None = None
-        self._lock = threading.Lock()
-        self._wakers: list[Callable[[], None]] = []
-
-    def arm(self, wake: Callable[[], None]) -> None:
-        """Have ``wake`` called once it is stored, or can't be; at once if that is known."""
-        with self._lock:
-            if not self.done:
-                self._wakers.append(wake)
-                return
-        wake()
 
     def finish(self, error: FleetError | None = None) -> None:
         """Stored, or ``error``: wake whoever waits."""
-        with self._lock:
-            self.error, self.done = error, True
-            wakers, self._wakers = self._wakers, []
-        for wake in wakers:
+        for wake in self._end(error) or ():
             wake()
 
     def outcome(self) -> str:
@@ -200,7 +186,7 @@ class Publisher:
         again = []
         for one in batch:
             if now_s - one.born_s > patience_s:
-                one.finish(self._unavailable(why))
+                one.finish(unanswered(self._bus, why, "does not say that the event is stored"))
             else:
                 again.append(one)
         if again:
@@ -209,13 +195,6 @@ class Publisher:
     def _requeue(self, batch: list[Publication]) -> None:
         self._queue.extendleft(reversed(batch))
         self._flush()
-
-    def _unavailable(self, why: FleetUnavailable) -> FleetUnavailable:
-        if not self._bus.connected:
-            return FleetUnavailable(f"the connection to the fleet at {self._bus.url} broke and did not come back")
-        if why.details.get("no_responders"):
-            return FleetUnavailable(f"a broker answers at {self._bus.url}, but no control plane behind it")
-        return FleetUnavailable(f"the fleet at {self._bus.url} does not say that the event is stored")
 
 
 def _started(client: Client, *event: Any) -> Publication:

@@ -18,6 +18,7 @@ from typing import Any
 import anyio.to_thread
 
 from fleet import _packed
+from fleet._api import unanswered
 from fleet._ticket import Ticket
 from fleet.protocol import frames
 from fleet.protocol.errors import FleetError, FleetUnavailable, ProtocolError, ResultExpired
@@ -235,7 +236,7 @@ class Submitter:
             if ticket.done or ticket.accepted:
                 continue
             if now_s - ticket.born_s > patience_s:
-                self._finish(ticket, self._unavailable(why))
+                self._finish(ticket, unanswered(self._bus, why, "does not answer"))
             else:
                 again.append(ticket)
         if again:
@@ -244,13 +245,6 @@ class Submitter:
     def _requeue(self, tickets: list[Ticket]) -> None:
         self._queue.extend(ticket for ticket in tickets if not ticket.done and not ticket.accepted)
         self._flush()
-
-    def _unavailable(self, why: FleetUnavailable) -> FleetUnavailable:
-        if not self._bus.connected:
-            return FleetUnavailable(f"the connection to the fleet at {self._bus.url} broke and did not come back")
-        if why.details.get("no_responders"):
-            return FleetUnavailable(f"a broker answers at {self._bus.url}, but no control plane behind it")
-        return FleetUnavailable(f"the fleet at {self._bus.url} does not answer")
 
     # --- outcomes
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fleet._loop import Awaited
 from fleet.protocol.errors import FleetError, ProtocolError
 from fleet.protocol.messages import OutcomeRecord, SubmitCall
 
@@ -16,26 +15,25 @@ if TYPE_CHECKING:
 OnPart = Callable[["Ticket", OutcomeRecord, bytes | memoryview], None]
 
 
-class Ticket:
+class Ticket(Awaited):
     """One call from its submit to its outcome.
 
-    ``on_part`` is called in the loop for every outcome record, once each. ``arm`` may be called from any thread.
+    ``on_part`` is called in the loop for every outcome record, once each.
     """
 
     __slots__ = (
-        "_lock", "_wakers", "accepted", "asked_s", "asking", "born_s", "call", "classes", "done", "error", "fetching", "final",
-        "foreign", "on_accepted", "on_part", "parts", "payload", "poll_s", "refs_put", "renew", "sent", "submit", "unknown",
+        "accepted", "asked_s", "asking", "call", "classes", "fetching", "final", "foreign", "on_accepted", "on_part", "parts",
+        "payload", "poll_s", "refs_put", "renew", "sent", "submit", "unknown",
     )  # fmt: skip
 
     def __init__(self, call: str, submit: SubmitCall | None = None, payload: bytes | None = None) -> None:
+        super().__init__()
         self.call = call
         self.submit = submit
         self.payload = payload
         """Kept until the call is accepted, so that it can be sent again."""
         self.accepted = False
         self.sent = False
-        self.done = False
-        self.error: FleetError | None = None
         self.final: OutcomeRecord | None = None
         self.fetching: set[int] = set()
         """Parts that are on their way as blobs."""
@@ -48,23 +46,12 @@ class Ticket:
         """Values that it refers to were put again: once is enough."""
         self.foreign = False
         """Submitted by another process: its outcome isn't pushed here."""
-        self.born_s = time.monotonic()
         self.asked_s = self.born_s
         self.asking = False
         self.poll_s = 0.0
         self.unknown = 0
         self.classes: Classes | None = None
         """What its result may be made of, where the function is at hand."""
-        self._lock = threading.Lock()
-        self._wakers: list[Callable[[], None]] = []
-
-    def arm(self, wake: Callable[[], None]) -> None:
-        """Have ``wake`` called once the call is done; at once if it is."""
-        with self._lock:
-            if not self.done:
-                self._wakers.append(wake)
-                return
-        wake()
 
     def accept(self) -> None:
         """The platform has it: nothing of it is needed here any more."""
@@ -108,12 +95,9 @@ class Ticket:
 
     def finish(self, error: FleetError | None = None) -> None:
         """Done: wake whoever waits."""
-        with self._lock:
-            if self.done:
-                return
-            self.error = error
-            self.done = True
-            wakers, self._wakers = self._wakers, []
+        wakers = self._end(error)
+        if wakers is None:
+            return
         if error is None:
             self.accept()
         elif self.on_accepted is not None:
