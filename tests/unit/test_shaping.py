@@ -88,7 +88,8 @@ class Shell:
             self.shaper.add(row.seq, row.key, row.unix_s, row.size_bytes)
 
     def pass_time(self, by_s: float) -> None:
-        self.true_s += max(0.0, by_s)
+        # In microseconds: distances between times of today are only as exact as those, and add up differently.
+        self.true_s = round(self.true_s + max(0.0, by_s), 6)
         self.now_unix_s += by_s
 
     def finish(self, *, restarts: bool = False) -> None:
