@@ -38,10 +38,11 @@ from fleet.protocol.messages import (
     SubmitResult,
     WireError,
 )
-from fleet.protocol.subjects import INVOCATION, PARTITION, is_inbox_of
+from fleet.protocol.subjects import PARTITION, is_inbox_of
 from fleet.transport import Request, Responder
 from fnplatform.blobs import BlobStore
 from fnplatform.disk import DiskRoom
+from fnplatform.dispatcher.wire import invocation_subject
 from fnplatform.frontdoor.ports import DispatcherPort, Spawn
 from fnplatform.frontdoor.protocols import check_protocol
 from fnplatform.frontdoor.records import Records
@@ -257,9 +258,7 @@ class Submitter:
 
     def _store(self, batch: _Batch, index: int, state: InvocationState, payload: bytes, races: int = 0) -> None:
         """Publish; what follows happens when the broker has answered."""
-        subject = INVOCATION.build(
-            partition=PARTITION, tenant=state.tenant, app=state.app, function=state.function, call=state.call
-        )
+        subject = invocation_subject(state, PARTITION)
 
         def on_stored(stored: int | FleetError) -> None:
             if isinstance(stored, int):

@@ -22,7 +22,6 @@ from typing import Protocol
 from fleet.protocol import frames
 from fleet.protocol.errors import FleetError
 from fleet.protocol.limits import MIB
-from fleet.protocol.messages import InvocationState
 from fleet.protocol.subjects import (
     CURSOR,
     INVOCATION,
@@ -33,6 +32,7 @@ from fleet.protocol.subjects import (
     STREAM_OUTCOMES,
 )
 from fnplatform.atomic import Put, publish_batch
+from fnplatform.dispatcher.wire import invocation_subject
 from fnplatform.jetstream import JetStream, OnStored, StoredMessage, WrongSequence
 from fnplatform.triggers.invocations import NewInvocation
 from fnplatform.triggers.state import Cursor
@@ -172,7 +172,7 @@ class Committer:
         WrongSequence: somebody wrote a cursor, or there is such a call; StreamFull: nothing was stored. FleetUnavailable:
         nobody knows. Claim after any of them.
         """
-        puts = [Put(self.subject(call.state), _packed(call), 0) for call in calls]
+        puts = [Put(invocation_subject(call.state, self._partition), _packed(call), 0) for call in calls]
         first = await self._write(puts, cursor, self._seq, self.cursor.stamp)
         return list(range(first, first + len(calls)))
 
@@ -186,7 +186,7 @@ class Committer:
 
     def publish_lone(self, call: NewInvocation, on_stored: OnStored) -> None:
         """Store one call, unless a cursor was written since ours."""
-        self._streams.lone(self.subject(call.state), _packed(call), self._seq, on_stored)
+        self._streams.lone(invocation_subject(call.state, self._partition), _packed(call), self._seq, on_stored)
 
     async def known(self, states: Sequence[tuple[str, str, str, str]]) -> set[str]:
         """Of calls (tenant, app, function, call) those that are in the queue or have an outcome. Ask after ``claim``."""
@@ -202,12 +202,6 @@ class Committer:
             for stream, subjects in ((STREAM_INVOCATIONS, queued), (STREAM_OUTCOMES, ended)):
                 found |= {subjects[one] for one in await self._streams.present(stream, list(subjects))}
         return found
-
-    def subject(self, state: InvocationState) -> str:
-        """Where the queue holds a call."""
-        return INVOCATION.build(
-            partition=self._partition, tenant=state.tenant, app=state.app, function=state.function, call=state.call
-        )
 
 
 def _packed(call: NewInvocation) -> bytes:

@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from fleet.protocol import frames
 from fleet.protocol.errors import FleetError, FleetUnavailable
 from fleet.protocol.messages import InvocationState, Message
-from fleet.protocol.subjects import CLOCKS, INVOCATION, STREAM_INVOCATIONS
+from fleet.protocol.subjects import CLOCKS, STREAM_INVOCATIONS
 from fnplatform.atomic import Put, publish_batch
+from fnplatform.dispatcher.wire import invocation_subject
 from fnplatform.jetstream import JetStream, WrongSequence
 from fnplatform.triggers.clocks import ClockState
 
@@ -87,7 +88,10 @@ class ClockLedger:
                 raise FleetUnavailable("the queue changes all the time", hint="") from None
 
     async def _store(self, calls: Sequence[tuple[InvocationState, bytes]], clocks: Mapping[str, ClockState]) -> None:
-        puts = [Put(self._call_subject(state), frames.pack(state, [payload]), 0) for state, payload in calls]
+        puts = [
+            Put(invocation_subject(state, self._partition), frames.pack(state, [payload]), 0)
+            for state, payload in calls
+        ]
         first = await publish_batch(self._js, [*puts, Put(self._subject, self._packed(clocks), self._seq)])
         self._seq = first + len(puts)
         self._known = dict(clocks)
@@ -96,14 +100,9 @@ class ClockLedger:
 
     async def _waiting(self, calls: Sequence[tuple[InvocationState, bytes]]) -> set[str]:
         """Those that the queue holds."""
-        subjects = {self._call_subject(state): state.call for state, _ in calls}
+        subjects = {invocation_subject(state, self._partition): state.call for state, _ in calls}
         found = await self._js.get_last_of_each(STREAM_INVOCATIONS, list(subjects), limit=len(subjects))
         return {subjects[message.subject] for message in found}
-
-    def _call_subject(self, state: InvocationState) -> str:
-        return INVOCATION.build(
-            partition=self._partition, tenant=state.tenant, app=state.app, function=state.function, call=state.call
-        )
 
     def _packed(self, clocks: Mapping[str, ClockState]) -> bytes:
         return Settled(epoch=self._epoch, clocks=dict(clocks)).model_dump_json(exclude_defaults=True).encode()
